@@ -1,0 +1,115 @@
+//! The block device port.
+//!
+//! Buffers are owned (`Bytes`), so that a request outlives the caller that gave up on it: an
+//! abandoned future never leaves the kernel or the network writing into freed memory. A read
+//! future that is dropped is forgotten; a write future that is dropped may or may not take effect,
+//! like a write whose answer was lost.
+
+use std::fmt;
+
+use base::BoxFuture;
+use bytes::Bytes;
+
+use crate::units::{ByteLen, ByteOffset};
+
+/// Result of a request, later.
+pub type IoFuture<T> = BoxFuture<'static, Result<T, BlockError>>;
+
+/// Size and granularity of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Smallest addressable unit in bytes: a power of two, 512 to 65536. Every offset and length
+    /// is a multiple of it.
+    pub sector: u32,
+    /// Number of sectors.
+    pub sectors: u64,
+}
+
+impl Geometry {
+    /// The device's size in bytes.
+    pub fn size(&self) -> ByteLen {
+        ByteLen(self.sectors * u64::from(self.sector))
+    }
+
+    /// Refuses a range that is not whole sectors or that leaves the device.
+    pub fn check(&self, at: ByteOffset, len: ByteLen) -> Result<(), BlockError> {
+        let sector = u64::from(self.sector);
+        if at.0 % sector != 0 || len.0 % sector != 0 {
+            return Err(BlockError::Misaligned { at, len, sector: self.sector });
+        }
+        match at.0.checked_add(len.0) {
+            Some(end) if end <= self.size().0 => Ok(()),
+            _ => Err(BlockError::OutOfRange { at, len, size: self.size() }),
+        }
+    }
+}
+
+/// When a write may be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When the device has it; it may be lost with the power until the next flush.
+    Cached,
+    /// When it would survive a loss of power (FUA).
+    Forced,
+}
+
+/// Why a request failed, by whose fault it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlockError {
+    /// The caller's: not whole sectors.
+    Misaligned { at: ByteOffset, len: ByteLen, sector: u32 },
+    /// The caller's: beyond the end.
+    OutOfRange { at: ByteOffset, len: ByteLen, size: ByteLen },
+    /// The device was opened for reading only, or is write-protected.
+    ReadOnly,
+    /// This node has been fenced off the device (RESERVATION CONFLICT, or its gate is closed).
+    Fenced,
+    /// The device does not have this operation.
+    Unsupported { operation: &'static str },
+    /// The device is full (a thin device whose backing store has no room).
+    NoSpace,
+    /// The device or the path to it is gone for longer than its limit.
+    Unavailable { what: String },
+    /// The device answered that it failed.
+    Io { at: ByteOffset, what: String },
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Misaligned { at, len, sector } => {
+                write!(f, "{len} at {at} are not whole sectors of {sector} bytes")
+            }
+            Self::OutOfRange { at, len, size } => write!(f, "{len} at {at} reach beyond the device's {size}"),
+            Self::ReadOnly => write!(f, "the device is read-only"),
+            Self::Fenced => write!(f, "this node has been fenced off the device"),
+            Self::Unsupported { operation } => write!(f, "the device does not support {operation}"),
+            Self::NoSpace => write!(f, "the device's backing store is full"),
+            Self::Unavailable { what } => write!(f, "the device is unavailable: {what}"),
+            Self::Io { at, what } => write!(f, "I/O error at {at}: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for BlockError {}
+
+/// A disk. Requests run concurrently and in no order; two that overlap and are in flight together
+/// leave either's bytes, sector by sector.
+pub trait BlockDevice: Send + Sync + 'static {
+    /// Size and sector; may grow while the device is open.
+    fn geometry(&self) -> Geometry;
+    /// Reads `len` bytes at `at`.
+    fn read(&self, at: ByteOffset, len: ByteLen) -> IoFuture<Bytes>;
+    /// Writes the buffers one after the other from `at` on. Each buffer is whole sectors.
+    fn write(&self, at: ByteOffset, data: Vec<Bytes>, durability: Durability) -> IoFuture<()>;
+    /// Makes every write that was answered before this call durable.
+    fn flush(&self) -> IoFuture<()>;
+    /// Says that the bytes are not needed; they read as zeroes or as before.
+    fn discard(&self, _at: ByteOffset, _len: ByteLen) -> IoFuture<()> {
+        Box::pin(async { Err(BlockError::Unsupported { operation: "discard" }) })
+    }
+    /// Makes the bytes read as zeroes.
+    fn write_zeroes(&self, _at: ByteOffset, _len: ByteLen) -> IoFuture<()> {
+        Box::pin(async { Err(BlockError::Unsupported { operation: "write zeroes" }) })
+    }
+}

@@ -1,0 +1,1 @@
+//! The gate of a glock: which requests are served while its caches are being drained.

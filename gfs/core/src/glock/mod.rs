@@ -1,0 +1,3 @@
+//! Glocks: cluster locks that own caches.
+
+pub mod gate;
