@@ -34,7 +34,7 @@ impl Geometry {
     /// Refuses a range that is not whole sectors or that leaves the device.
     pub fn check(&self, at: ByteOffset, len: ByteLen) -> Result<(), BlockError> {
         let sector = u64::from(self.sector);
-        if at.0 % sector != 0 || len.0 % sector != 0 {
+        if !at.0.is_multiple_of(sector) || !len.0.is_multiple_of(sector) {
             return Err(BlockError::Misaligned { at, len, sector: self.sector });
         }
         match at.0.checked_add(len.0) {
