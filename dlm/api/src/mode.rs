@@ -37,6 +37,12 @@ impl Mode {
         COMPATIBLE[self as usize] & (1 << other as u8) != 0
     }
 
+    /// Whether everything that is refused next to `other` is refused next to this mode too: to
+    /// make way for this mode is to make way for `other`.
+    pub fn covers(self, other: Mode) -> bool {
+        Mode::ALL.iter().all(|held| other.is_compatible(*held) || !self.is_compatible(*held))
+    }
+
     /// From its number on the wire.
     pub fn from_number(number: u8) -> Option<Mode> {
         Mode::ALL.get(usize::from(number)).copied()

@@ -1,10 +1,11 @@
 //! Resource names.
 
 use std::fmt;
+use std::sync::Arc;
 
-/// Name of a resource: 1 to 64 bytes of any value.
+/// Name of a resource: 1 to 64 bytes of any value. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ResourceName(Box<[u8]>);
+pub struct ResourceName(Arc<[u8]>);
 
 impl ResourceName {
     /// Longest name in bytes.
