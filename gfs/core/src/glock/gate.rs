@@ -160,11 +160,16 @@ impl Gate {
                 NextPass::Again { except: drain.parked.clone() }
             }
             State::Open | State::Draining(_) | State::Closed => {
-                self.state = State::Closed;
-                self.has_filled_pages = false;
+                self.close();
                 NextPass::Closed
             }
         }
+    }
+
+    /// Ends a drain that has no pages to drop (a directory; SH with a writable handle open).
+    pub fn close(&mut self) {
+        self.state = State::Closed;
+        self.has_filled_pages = false;
     }
 
     /// The lock is held again: everything is served and may be cached.
