@@ -61,7 +61,7 @@ impl fmt::Display for UsageError {
             Self::NegativeJournals { found } => write!(f, "Number of journals cannot be negative: {found}"),
             Self::Uuid => write!(f, "Failed to parse UUID option."),
             Self::ExtendedOption { found } => {
-                write!(f, "Invalid extended option (specified with -o): '{found}'\n{EXTENDED_HELP}")
+                write!(f, "Invalid extended option (specified with -o): '{found}'")
             }
             Self::ExtendedArgument { key } => write!(f, "Missing argument to '{key}'"),
             Self::ExtendedValue { key } => write!(f, "Value of '{key}' is invalid"),

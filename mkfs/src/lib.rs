@@ -12,7 +12,7 @@ pub mod cli;
 pub mod directory;
 pub mod error;
 pub mod geometry;
-pub mod local;
+pub mod open;
 pub mod options;
 pub mod plan;
 pub mod probe;

@@ -4,15 +4,10 @@
 //! everything else that goes wrong.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-
-use block_core::BlockDevice;
 
 use crate::cli::{self, Command, Request};
-use crate::local::LocalDevice;
-use crate::{Plan, Step, Summary, probe, write};
+use crate::{Plan, Step, Summary, open, probe, write};
 
 const REFUSED: u8 = 255;
 const CANNOT_OPEN: u8 = 1;
@@ -24,7 +19,12 @@ pub async fn run(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         Ok(Command::ExtendedHelp) => return say(cli::EXTENDED_HELP),
         Ok(Command::Version) => return say(concat!("mkfs.gfs2 (Corral) ", env!("CARGO_PKG_VERSION"))),
         Ok(Command::Make(request)) => *request,
-        Err(error) => return fail(&error, REFUSED),
+        Err(error) => {
+            if let cli::UsageError::ExtendedOption { .. } = error {
+                println!("{}", cli::EXTENDED_HELP);
+            }
+            return fail(&error, REFUSED);
+        }
     };
     make(request).await
 }
@@ -33,9 +33,14 @@ async fn make(mut request: Request) -> ExitCode {
     if let Err(error) = fill_in(&mut request) {
         return fail(&error, REFUSED);
     }
-    let device = match open(&request.device) {
+    let name = match open::parse(&request.device) {
+        Ok(name) => name,
+        Err(error) => return fail(&error, CANNOT_OPEN),
+    };
+    let device = match open::open(&name).await {
         Ok(device) => device,
-        Err(error) => return fail(&format_args!("{}: {error}", request.device), CANNOT_OPEN),
+        Err(error) if error.is_too_small() => return fail(&error, REFUSED),
+        Err(error) => return fail(&error, CANNOT_OPEN),
     };
     let plan = match crate::plan(&device, &request.options) {
         Ok(plan) => plan,
@@ -44,18 +49,24 @@ async fn make(mut request: Request) -> ExitCode {
     match probe::probe(&device).await {
         Ok(None) => {}
         Ok(Some(found)) => println!("{}", found.sentence()),
-        Err(error) => return fail(&format_args!("{}: {error}", request.device), REFUSED),
+        Err(error) => return fail(&format_args!("{name}: {error}"), REFUSED),
     }
-    println!("This will destroy any data on {}", request.device);
+    println!("This will destroy any data on {name}");
     if !request.override_question && !agreed() {
         return ExitCode::from(REFUSED);
     }
-    let mut progress = Progress { quiet: request.quiet, debug: request.debug, plan: &plan, open: false };
+    let mut progress = Progress {
+        quiet: request.quiet,
+        debug: request.debug,
+        is_file: open::is_file(&name),
+        plan: &plan,
+        open: false,
+    };
     if let Err(error) = write::write(&device, &plan, request.options.discard, |step| progress.step(step)).await {
         return fail(&error, REFUSED);
     }
     if !request.quiet {
-        print!("{}", Summary::new(&plan, &request.options).with_device(&request.device));
+        print!("{}", Summary::new(&plan, &request.options).with_device(&name.to_string()));
     }
     ExitCode::SUCCESS
 }
@@ -75,14 +86,6 @@ fn fill_in(request: &mut Request) -> Result<(), io::Error> {
         request.options.uuid = uuid;
     }
     Ok(())
-}
-
-fn open(name: &str) -> io::Result<Arc<dyn BlockDevice>> {
-    let path = Path::new(name);
-    if path.is_dir() {
-        return Err(io::Error::other("Is a directory"));
-    }
-    Ok(Arc::new(LocalDevice::open(path)?))
 }
 
 /// Asks; anything but yes is no.
@@ -116,6 +119,8 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
 struct Progress<'a> {
     quiet: bool,
     debug: bool,
+    /// Discarding only makes a hole, in no time, and is not worth a line.
+    is_file: bool,
     plan: &'a Plan,
     /// A line has been begun that says what is being done.
     open: bool,
@@ -127,10 +132,11 @@ impl Progress<'_> {
             return;
         }
         match step {
+            Step::Discard if self.is_file => {}
             Step::Discard => self.begin("Discarding device contents (may take a while on large devices): "),
             Step::Journal(0, _) => self.begin("Adding journals: "),
             Step::Group(0, _) => self.begin("Building resource groups: "),
-            Step::Files => self.begin("Creating system files: "),
+            Step::Files => self.begin("Creating quota file: "),
             Step::Superblock => self.begin("Writing superblock and syncing: "),
             Step::Done => self.end(),
             Step::Journal(..) | Step::Group(..) => {}
