@@ -1,1 +1,19 @@
-//! Placeholder of the layout; see ARCHITECTURE.md.
+//! The command line `corral`: one program that is called by several names.
+//!
+//! Map: `cli` (names and options), `sibling` (the programs installed beside this one), `mount` and
+//! `links` (thin commands), `mounts` and `process` (what runs on this machine, read from /proc, and
+//! how it is ended), `status` (what is shown of it), `output` (text and JSON), `demo` (the cluster that
+//! `./quickstart` starts on one machine and `corral down` ends).
+//!
+//! Nothing here knows a block, a lock or a FUSE request: those live in the programs it starts.
+
+pub mod cli;
+pub mod clock;
+pub mod demo;
+pub mod links;
+pub mod mount;
+pub mod mounts;
+pub mod output;
+pub mod process;
+pub mod sibling;
+pub mod status;
