@@ -63,3 +63,96 @@ pub const DIRENT_FORMAT: u32 = 1200;
 pub fn name_hash(name: &[u8]) -> u32 {
     crc32fast::hash(name)
 }
+
+/// A record of a block of directory entries.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Bytes from the start of the records.
+    pub offset: usize,
+    pub dirent: &'a Dirent,
+    /// Empty for a record without an entry.
+    pub name: &'a [u8],
+}
+
+impl Record<'_> {
+    /// Whether it holds an entry; the kernel takes a zero in either half for none.
+    pub fn is_entry(&self) -> bool {
+        self.dirent.inode.address.get() != 0 && self.dirent.inode.formal.get() != 0
+    }
+}
+
+/// Why a record is refused; what follows it cannot be found any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordError {
+    /// Bytes from the start of the records.
+    pub offset: usize,
+    pub fault: RecordFault,
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordFault {
+    /// `record_len` is not a multiple of 8, less than a record's fixed part, or more than is left.
+    Length { found: usize, left: usize },
+    /// The name does not fit the record, or is empty.
+    NameLength { found: usize, record_len: usize },
+}
+
+impl std::fmt::Display for RecordError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "directory record at byte {}: ", self.offset)?;
+        match self.fault {
+            RecordFault::Length { found, left } => {
+                write!(f, "expected a length from {DIRENT_BYTES} to {left} in steps of 8, found {found}")
+            }
+            RecordFault::NameLength { found, record_len } => {
+                write!(f, "expected a name that fits a record of {record_len} bytes, found {found} bytes")
+            }
+        }
+    }
+}
+
+/// The records that fill `area`: behind a dinode or behind a leaf's header. Ends behind the first
+/// error.
+pub fn records(area: &[u8]) -> Records<'_> {
+    Records { area, offset: 0 }
+}
+
+/// See [`records`].
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    area: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.area.get(self.offset..).filter(|rest| !rest.is_empty())?;
+        let record = record(rest, self.offset);
+        self.offset = match &record {
+            Ok(record) => self.offset + usize::from(record.dirent.record_len.get()),
+            Err(_) => self.area.len(),
+        };
+        Some(record)
+    }
+}
+
+fn record(rest: &[u8], offset: usize) -> Result<Record<'_>, RecordError> {
+    let length = |found| RecordError { offset, fault: RecordFault::Length { found, left: rest.len() } };
+    let (dirent, behind) = Dirent::ref_from_prefix(rest).map_err(|_| length(rest.len()))?;
+    let record_len = usize::from(dirent.record_len.get());
+    if record_len < DIRENT_BYTES || record_len % 8 != 0 || record_len > rest.len() {
+        return Err(length(record_len));
+    }
+    let whole = Record { offset, dirent, name: &[] };
+    if !whole.is_entry() {
+        return Ok(whole);
+    }
+    let found = usize::from(dirent.name_len.get());
+    match behind.get(..found) {
+        Some(name) if found > 0 && DIRENT_BYTES + found <= record_len => Ok(Record { name, ..whole }),
+        _ => Err(RecordError { offset, fault: RecordFault::NameLength { found, record_len } }),
+    }
+}

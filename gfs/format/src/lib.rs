@@ -9,6 +9,7 @@ pub mod bitmap;
 pub mod checksum;
 pub mod dinode;
 pub mod directory;
+pub mod eattr;
 pub mod geometry;
 pub mod header;
 pub mod log;
