@@ -1,0 +1,118 @@
+//! What the target's answer to a command means: it worked, it is to be sent again, or it failed and how.
+//!
+//! Only for commands that may be sent again without harm; those that may not (COMPARE AND WRITE, PERSISTENT RESERVE
+//! OUT) must not come here.
+
+use std::time::Duration;
+
+use block_core::{BlockError, ByteLen, ByteOffset};
+use bytes::Bytes;
+use iscsi_target_proto::scsi::{AdditionalSense, Completion, Sense, SenseKey, Status};
+
+/// What to do with a command that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It worked; with the data it returned.
+    Done(Bytes),
+    /// Send it again after this long.
+    Again {
+        after: Duration,
+        what: String,
+        capacity_changed: bool,
+    },
+    Failed(BlockError),
+}
+
+/// Judges an answer. `at` and `len` are the range that the command is about.
+pub fn judge(completion: &Completion, at: ByteOffset, len: ByteLen) -> Verdict {
+    let again = |after, what: &str| Verdict::Again { after, what: what.to_owned(), capacity_changed: false };
+    match completion.status {
+        Status::Good | Status::ConditionMet => Verdict::Done(completion.data.clone()),
+        Status::CheckCondition => match &completion.sense {
+            Some(sense) => judge_sense(sense, completion, at, len),
+            None => Verdict::Failed(io_error(at, "CHECK CONDITION without sense data")),
+        },
+        Status::Busy => again(BUSY_PAUSE, "the unit is busy"),
+        Status::TaskSetFull => again(BUSY_PAUSE, "the unit's queue is full"),
+        // Another initiator had it aborted. If that was a fence, the next answer is RESERVATION CONFLICT.
+        Status::TaskAborted => again(Duration::ZERO, "another initiator aborted it"),
+        Status::ReservationConflict => Verdict::Failed(BlockError::Fenced),
+        Status::Other(status) => Verdict::Failed(io_error(at, &format!("SCSI status {status:#04x}"))),
+    }
+}
+
+fn judge_sense(sense: &Sense, completion: &Completion, at: ByteOffset, len: ByteLen) -> Verdict {
+    let again = |after| Verdict::Again {
+        after,
+        what: sense.to_string(),
+        capacity_changed: sense.additional == AdditionalSense::CAPACITY_DATA_HAS_CHANGED,
+    };
+    match sense.key {
+        SenseKey::NoSense | SenseKey::RecoveredError | SenseKey::Completed => Verdict::Done(completion.data.clone()),
+        SenseKey::UnitAttention | SenseKey::AbortedCommand => again(Duration::ZERO),
+        SenseKey::NotReady => again(NOT_READY_PAUSE),
+        SenseKey::DataProtect if sense.additional == AdditionalSense::SPACE_ALLOCATION_FAILED => {
+            Verdict::Failed(BlockError::NoSpace)
+        }
+        SenseKey::DataProtect if sense.additional == AdditionalSense::WRITE_PROTECTED => {
+            Verdict::Failed(BlockError::ReadOnly)
+        }
+        SenseKey::IllegalRequest if sense.additional == AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED => {
+            Verdict::Failed(BlockError::Unavailable { what: sense.to_string() })
+        }
+        SenseKey::IllegalRequest if sense.additional == AdditionalSense::LBA_OUT_OF_RANGE => {
+            Verdict::Failed(io_error(at, &format!("{len} lie beyond the unit's end")))
+        }
+        SenseKey::MediumError
+        | SenseKey::HardwareError
+        | SenseKey::IllegalRequest
+        | SenseKey::DataProtect
+        | SenseKey::BlankCheck
+        | SenseKey::VendorSpecific
+        | SenseKey::CopyAborted
+        | SenseKey::Reserved
+        | SenseKey::VolumeOverflow
+        | SenseKey::Miscompare => Verdict::Failed(io_error(at, &sense.to_string())),
+    }
+}
+
+/// A unit that is busy or full is asked again after this long.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// A unit that is not ready is asked again after this long.
+const NOT_READY_PAUSE: Duration = Duration::from_millis(100);
+
+fn io_error(at: ByteOffset, what: &str) -> BlockError {
+    BlockError::Io { at, what: what.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(status: Status, sense: Option<Sense>) -> Verdict {
+        let completion = Completion { status, sense, data: Bytes::new(), residual: Default::default() };
+        judge(&completion, ByteOffset(0), ByteLen(512))
+    }
+
+    #[test]
+    fn a_conflict_is_a_fence_and_a_unit_attention_is_none() {
+        assert_eq!(check(Status::ReservationConflict, None), Verdict::Failed(BlockError::Fenced));
+        let attention = Sense::new(SenseKey::UnitAttention, AdditionalSense::POWER_ON_OR_RESET);
+        assert!(matches!(check(Status::CheckCondition, Some(attention)), Verdict::Again { .. }));
+        let grown = Sense::new(SenseKey::UnitAttention, AdditionalSense::CAPACITY_DATA_HAS_CHANGED);
+        let verdict = check(Status::CheckCondition, Some(grown));
+        assert!(matches!(verdict, Verdict::Again { capacity_changed: true, .. }));
+    }
+
+    #[test]
+    fn each_kind_of_refusal_has_its_own_error() {
+        let refused = |key, additional| check(Status::CheckCondition, Some(Sense::new(key, additional)));
+        let no_space = refused(SenseKey::DataProtect, AdditionalSense::SPACE_ALLOCATION_FAILED);
+        assert_eq!(no_space, Verdict::Failed(BlockError::NoSpace));
+        let protected = refused(SenseKey::DataProtect, AdditionalSense::WRITE_PROTECTED);
+        assert_eq!(protected, Verdict::Failed(BlockError::ReadOnly));
+        let medium = refused(SenseKey::MediumError, AdditionalSense::UNRECOVERED_READ_ERROR);
+        assert!(matches!(medium, Verdict::Failed(BlockError::Io { .. })));
+        assert!(matches!(check(Status::CheckCondition, None), Verdict::Failed(BlockError::Io { .. })));
+    }
+}
