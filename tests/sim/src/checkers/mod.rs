@@ -1,0 +1,4 @@
+//! The judges: they see what clients asked and were told, and never look inside the code they judge.
+
+pub mod linear;
+pub mod locks;
