@@ -142,6 +142,66 @@ fn a_target_killed_again_and_again_under_load_loses_no_acknowledged_write() {
     }
 }
 
+/// The target's death is made worse: what it had not flushed is wiped from its disk.
+#[test]
+fn acknowledged_writes_survive_a_target_that_loses_its_cache() {
+    for kind in KINDS {
+        let Some(mut server) = Server::start(kind) else { continue };
+        runtime().block_on(async {
+            let disk = connect(&server, options()).await;
+            let write =
+                |at: u64, salt: u64, durability| disk.write(ByteOffset(at * 4096), vec![block(salt)], durability);
+            write(0, 1, Durability::Cached).await.expect("the write works");
+            disk.flush().await.expect("the flush works");
+            for at in 1..200 {
+                write(at, at, Durability::Cached).await.expect("the write works");
+            }
+            // Newer than the cached one below it, and durable: it must not be covered by the older one.
+            write(7, 777, Durability::Forced).await.expect("the write works");
+            write(8, 888, Durability::Cached).await.expect("the write works");
+            assert_eq!(disk.status().unflushed, ByteLen(198 * 4096));
+
+            server.kill();
+            let mut raw = server.disk();
+            assert!(raw[7 * 4096..8 * 4096] == block(777));
+            raw.fill(0);
+            raw[7 * 4096..8 * 4096].copy_from_slice(&block(777));
+            server.replace_disk(&raw);
+            server.restart();
+            for at in 1..200 {
+                let expected =
+                    [(7, 777), (8, 888)].into_iter().find(|(place, _)| *place == at).map_or(at, |pair| pair.1);
+                let read = disk.read(ByteOffset(at * 4096), ByteLen(4096)).await.expect("the read works");
+                assert!(read == block(expected), "{kind:?}: block {at} was lost");
+            }
+            // What was flushed is the target's own affair.
+            let read = disk.read(ByteOffset(0), ByteLen(4096)).await.expect("the read works");
+            assert!(read.iter().all(|byte| *byte == 0), "{kind:?}: a flushed write was sent again");
+            disk.flush().await.expect("the flush works");
+            assert_eq!(disk.status().unflushed, ByteLen(0));
+            disk.close().await;
+        });
+    }
+}
+
+#[test]
+fn much_unflushed_data_is_flushed_by_the_initiator_itself() {
+    for kind in KINDS {
+        let Some(server) = Server::start(kind) else { continue };
+        runtime().block_on(async {
+            let disk = connect(&server, Options { unflushed_max: ByteLen(64 << 10), ..options() }).await;
+            let writes: Vec<_> =
+                (0..1000u64).map(|i| disk.write(ByteOffset(i * 4096), vec![block(i)], Durability::Cached)).collect();
+            for write in writes {
+                write.await.expect("the write works");
+            }
+            let unflushed = disk.status().unflushed;
+            assert!(unflushed < ByteLen(2 << 20), "{kind:?}: {unflushed} are kept");
+            disk.close().await;
+        });
+    }
+}
+
 #[test]
 fn a_target_that_stays_away_ends_in_a_clear_error() {
     for kind in KINDS {

@@ -56,6 +56,11 @@ impl Server {
         fs::read(self.folder.join("disk.img")).expect("the disk is there")
     }
 
+    /// Only while it is killed.
+    pub fn replace_disk(&self, content: &[u8]) {
+        fs::write(self.folder.join("disk.img"), content).expect("the disk is there");
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().expect("the child is ours");
