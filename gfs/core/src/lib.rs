@@ -3,9 +3,24 @@
 //!
 //! Knows nothing of FUSE, sockets, node names or how a lock travels.
 
+#![forbid(unsafe_code)]
+
+pub mod alloc;
 pub mod api;
+mod dir;
+pub mod error;
+mod file;
+mod fs;
 pub mod glock;
+mod inode;
+pub mod journal;
+mod mount;
 pub mod ports;
+mod statfs;
 
 pub use api::*;
-pub use ports::KernelCaches;
+pub use error::{Error, Result};
+pub use fs::{Fs, Ports};
+pub use journal::Faults;
+pub use mount::MountOptions;
+pub use ports::{KernelCaches, NoKernelCaches};

@@ -1,0 +1,10 @@
+//! Inodes: their block, and one file per step of their life.
+
+mod attr;
+mod block;
+mod create;
+mod eattr;
+mod rename;
+mod unlink;
+
+pub(crate) use block::DinodeBlock;

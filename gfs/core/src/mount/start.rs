@@ -1,0 +1,188 @@
+//! Mounting.
+//!
+//! 1. The superblock; nothing is locked before it makes sense.
+//! 2. The lock `MOUNTED`: whoever gets it exclusively is the first, and holds it until every
+//!    dirty journal is replayed; the others wait for it shared.
+//! 3. A journal that no other mount has; its lock is kept.
+//! 4. Replay: all journals as the first mounter, otherwise our own if it is dirty.
+//! 5. The resource index, and the mount is usable.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use block_core::{ByteLen, ByteOffset};
+use gfs_format::Superblock;
+use gfs_format::superblock::SUPERBLOCK_OFFSET;
+use tracing::info;
+
+use crate::alloc::GroupIndex;
+use crate::api::{InodeNumber, InodeRef};
+use crate::error::{Error, Result};
+use crate::fs::{Fs, Ports, SystemInodes};
+use crate::glock::{GlockKey, GlockOwner, GlockTable, Guard, RequestClass, nondisk};
+use crate::journal::replay::{is_clean, newest_header, replay};
+use crate::journal::{Extent, Faults, HeaderFacts, Log, LogParts, Ring, SpaceChange};
+
+/// How to mount.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    pub is_read_only: bool,
+    /// Read-only, and no journal is taken or replayed.
+    pub is_spectator: bool,
+    /// The journal to try first; nodes that each have their own seldom meet.
+    pub preferred_journal: u32,
+    /// Deliberate mistakes, for the simulator.
+    pub faults: Faults,
+}
+
+impl Fs {
+    /// Mounts the filesystem on the device.
+    pub async fn mount(ports: Ports, options: MountOptions) -> Result<Arc<Fs>> {
+        let superblock = read_superblock(&ports).await?;
+        let glocks = GlockTable::new(ports.locks.clone(), ports.host.clone(), ports.caches.clone());
+        let reader = Fs::reader(&ports, superblock, glocks.clone());
+        let device_blocks = ports.device.geometry().size().0 / reader.block_size().bytes();
+        let mut guards = Vec::new();
+        let mounted = glocks.get(GlockKey::nondisk(nondisk::MOUNTED));
+        let first = match mounted.try_exclusive().await {
+            Ok(guard) => Some(guard),
+            Err(Error::Lock(dlm_api::LockError::WouldBlock)) => {
+                guards.push(mounted.shared(RequestClass::Ordinary).await?);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let master = reference(&superblock.master_directory);
+        let jindex = reader.system_inode(master, "jindex").await?;
+        let per_node = reader.system_inode(master, "per_node").await?;
+        let journals = reader.journals(jindex).await?;
+        let count = u32::try_from(journals.len()).map_err(|_| Error::Invalid)?;
+        let (slot, journal_guard) = reader.claim_journal(count, options.preferred_journal % count).await?;
+        guards.push(journal_guard);
+        let mut facts = Vec::new();
+        for (number, (inode, _)) in journals.iter().enumerate() {
+            let statfs = reader.system_inode(per_node, &format!("statfs_change{number}")).await?;
+            let quota = reader.system_inode(per_node, &format!("quota_change{number}")).await?;
+            facts.push(HeaderFacts {
+                journal_inode: inode.number.0,
+                statfs_inode: statfs.number.0,
+                quota_inode: quota.number.0,
+            });
+        }
+        let mut lost_space = SpaceChange::default();
+        for (number, (_, ring)) in journals.iter().enumerate() {
+            let is_ours = number == slot as usize;
+            if options.is_spectator || first.is_none() && !is_ours {
+                continue;
+            }
+            let space = replay_if_dirty(&ports, ring, &facts[number], number).await?;
+            lost_space.total += space.total;
+            lost_space.free += space.free;
+            lost_space.dinodes += space.dinodes;
+        }
+        // What was read before the replay may have been written by it.
+        glocks.release_inodes().await?;
+        let rindex = reader.system_inode(master, "rindex").await?;
+        let statfs = reader.system_inode(master, "statfs").await?;
+        let groups = reader.resource_index(rindex, device_blocks).await?;
+        let ring = journals[slot as usize].1.clone();
+        let newest = newest_header(&ports.device, &ring).await?;
+        let log = Log::new(LogParts {
+            device: ports.device.clone(),
+            host: ports.host.clone(),
+            ring,
+            facts: facts[slot as usize],
+            newest_block: newest.block.get(),
+            newest_sequence: newest.sequence.get(),
+            faults: options.faults,
+        });
+        if let Some(first) = first {
+            // Lowered before it is taken again: others may be mounting by now.
+            drop(first);
+            guards.push(mounted.shared(RequestClass::Ordinary).await?);
+        }
+        let fs = Arc::new(Fs {
+            log,
+            groups: GroupIndex::new(groups, slot as usize, journals.len()),
+            system: SystemInodes { root: reference(&superblock.root_directory), statfs },
+            is_read_only: options.is_read_only || options.is_spectator,
+            mount_guards: Mutex::new(guards),
+            slot,
+            ..reader
+        });
+        let owner: Arc<dyn GlockOwner> = fs.clone();
+        glocks.set_owner(Arc::downgrade(&owner));
+        if lost_space != SpaceChange::default() && !options.is_spectator {
+            fs.sync_statfs(lost_space).await?;
+        }
+        let host = fs.host.clone();
+        host.spawn(Box::pin(super::background::run(Arc::downgrade(&fs))));
+        info!(slot, "mounted");
+        Ok(fs)
+    }
+
+    /// A filesystem that can only be read, to find the rest with.
+    fn reader(ports: &Ports, superblock: Superblock, glocks: Arc<GlockTable>) -> Fs {
+        let placeholder = Ring::new(vec![Extent { start: 0, count: 64 }], superblock.block_size())
+            .expect("invariant: 64 blocks are enough for a ring");
+        let log = Log::new(LogParts {
+            device: ports.device.clone(),
+            host: ports.host.clone(),
+            ring: placeholder,
+            facts: HeaderFacts::default(),
+            newest_block: 0,
+            newest_sequence: 0,
+            faults: Faults::default(),
+        });
+        log.stop();
+        let root = reference(&superblock.root_directory);
+        Fs {
+            device: ports.device.clone(),
+            host: ports.host.clone(),
+            caches: ports.caches.clone(),
+            superblock,
+            glocks,
+            log,
+            groups: GroupIndex::new(Vec::new(), 0, 1),
+            system: SystemInodes { root, statfs: root },
+            is_read_only: true,
+            is_withdrawn: AtomicBool::new(false),
+            is_unmounted: AtomicBool::new(false),
+            mount_guards: Mutex::new(Vec::<Guard>::new()),
+            slot: 0,
+        }
+    }
+}
+
+fn reference(number: &gfs_format::InodeNumberPair) -> InodeRef {
+    InodeRef { number: InodeNumber(number.address.get()), generation: number.formal.get() }
+}
+
+async fn read_superblock(ports: &Ports) -> Result<Superblock> {
+    let geometry = ports.device.geometry();
+    let refuse = |why: String| Error::Mount { why };
+    if geometry.size().0 < SUPERBLOCK_OFFSET + 4096 {
+        return Err(refuse(format!("the device has {}: too small to hold a GFS2 filesystem", geometry.size())));
+    }
+    let bytes = ports.device.read(ByteOffset(SUPERBLOCK_OFFSET), ByteLen(4096)).await?;
+    let superblock = Superblock::decode(&bytes).map_err(|error| refuse(error.to_string()))?;
+    if superblock.block_size().bytes() < u64::from(geometry.sector) {
+        return Err(refuse(format!(
+            "the filesystem's blocks of {} bytes are smaller than the device's sectors of {} bytes",
+            superblock.block_size().bytes(),
+            geometry.sector
+        )));
+    }
+    Ok(superblock)
+}
+
+async fn replay_if_dirty(ports: &Ports, ring: &Ring, facts: &HeaderFacts, number: usize) -> Result<SpaceChange> {
+    let header = newest_header(&ports.device, ring).await?;
+    if is_clean(&header) {
+        return Ok(SpaceChange::default());
+    }
+    info!(journal = number, "replaying");
+    let done = replay(&ports.device, ring, &header, facts, ports.host.wall_time()).await?;
+    info!(journal = number, blocks = done.blocks, revoked = done.revoked, "replayed");
+    Ok(done.space)
+}
