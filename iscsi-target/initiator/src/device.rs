@@ -57,7 +57,8 @@ impl Initiator {
     }
 }
 
-/// A logical unit.
+/// A logical unit. What a read returns may be a slice of a larger receive buffer (64 KiB and more): who keeps small pieces
+/// for long copies them.
 pub struct IscsiDevice {
     lun: u16,
     name: String,

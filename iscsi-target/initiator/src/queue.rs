@@ -111,6 +111,7 @@ impl Shared {
             delayed: BTreeSet::new(),
             sent: VecDeque::new(),
             in_flight: 0,
+            writing: 0,
             next_token: 0,
             kept: Kept::default(),
             write_cache: true,
@@ -209,6 +210,8 @@ pub struct Core {
     /// Commands in the order they were sent, with when; those answered since are skipped when they come first.
     sent: VecDeque<(Instant, u64)>,
     in_flight: usize,
+    /// Bytes of callers' writes in flight.
+    writing: u64,
     next_token: u64,
     kept: Kept,
     write_cache: bool,
@@ -302,7 +305,7 @@ impl Core {
         (self.session, self.writer, self.login) = (None, None, None);
         self.sent.clear();
         self.delayed.clear();
-        self.in_flight = 0;
+        (self.in_flight, self.writing) = (0, 0);
         self.requests.retain(|_, request| !matches!(request.waiter, Waiter::Question(_)));
         self.parked = self.requests.keys().copied().collect();
     }
@@ -318,8 +321,11 @@ impl Core {
         self.write(wake);
     }
 
-    /// Answers everything, now and later, with `error`.
+    /// Answers everything, now and later, with `error`. Who is dead stays dead of the first cause.
     pub fn die(&mut self, error: BlockError) {
+        if matches!(self.state, ConnectionState::Dead(_)) {
+            return;
+        }
         self.state = ConnectionState::Dead(error.clone());
         self.detach(Instant::default());
         self.troubled_since = None;
@@ -463,7 +469,8 @@ impl Core {
 
     fn send_or_park(&mut self, token: u64, role: Role, now: Instant) {
         let has_room = match role {
-            Role::Write { .. } => self.kept.bytes() < self.limits.unflushed_max.0,
+            // What is with the target will be kept when it is answered.
+            Role::Write { .. } => self.kept.bytes() + self.writing < self.limits.unflushed_max.0,
             Role::Read { .. } | Role::Flush { .. } => true,
         };
         if has_room && self.state == ConnectionState::Ready {
@@ -490,6 +497,7 @@ impl Core {
         session.handle(Input::Command { token: CommandToken(token), command: request.command.clone() }, now);
         self.sent.push_back((now, token));
         self.in_flight += 1;
+        self.writing += request.waiter.role().map_or(0, written);
     }
 
     /// Sends what was handed in: at once where little is in flight, else through the task, which gathers what several
@@ -544,6 +552,7 @@ impl Core {
     fn answered(&mut self, token: u64, answer: Result<Completion, u8>, now: Instant) {
         let Some(mut request) = self.requests.remove(&token) else { return };
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.writing = self.writing.saturating_sub(request.waiter.role().map_or(0, written));
         let role = match request.waiter {
             // A reject leaves the question without an answer.
             Waiter::Question(completer) => {
@@ -551,6 +560,7 @@ impl Core {
             }
             Waiter::Caller { role, .. } | Waiter::Nobody { role } => role,
         };
+        let is_flush = matches!(role, Role::Flush { .. });
         let (at, len) = range(role);
         let verdict = match answer {
             Ok(completion) => judge(&completion, at, len),
@@ -569,10 +579,12 @@ impl Core {
                 }
                 Err(BlockError::Unavailable { what })
             }
+            // A unit without a write cache need not know how to flush one.
+            Verdict::Failed(BlockError::Io { .. }) if is_flush && !self.write_cache => Ok(Bytes::new()),
             Verdict::Failed(error) => Err(error),
         };
         self.troubled_since = None;
-        if let (Role::Flush { .. }, Err(error)) = (role, &result) {
+        if let (true, Err(error)) = (is_flush, &result) {
             self.flush_failure.get_or_insert_with(|| error.clone());
         }
         match request.waiter {
@@ -639,5 +651,13 @@ fn range(role: Role) -> (ByteOffset, ByteLen) {
     match role {
         Role::Read { at, len } | Role::Write { at, len, .. } => (at, len),
         Role::Flush { .. } => (ByteOffset(0), ByteLen(0)),
+    }
+}
+
+/// Bytes that a request writes.
+fn written(role: Role) -> u64 {
+    match role {
+        Role::Write { len, .. } => len.0,
+        Role::Read { .. } | Role::Flush { .. } => 0,
     }
 }

@@ -49,7 +49,7 @@ impl Task {
                 return connected.complete(Err(lost));
             }
             if self.shared.with(|core| core.is_over()) {
-                return self.end();
+                return;
             }
             if let Some(error) = self.fatal(&lost) {
                 tracing::error!(unit = %self.url, %error, cause = %lost, "giving the device up");
@@ -59,7 +59,7 @@ impl Task {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 // A closed device with nothing left to do does not wait.
-                () = self.closed() => return self.end(),
+                () = self.closed() => return,
             }
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -230,14 +230,17 @@ impl Task {
         waiting.is_some_and(|waiting| waiting >= self.options.recovery_limit).then(unavailable)
     }
 
-    fn end(&self) {
-        self.shared.with(|core| core.die(BlockError::Unavailable { what: "the device was closed".to_owned() }));
-    }
-
     async fn closed(&self) {
         while !self.shared.with(|core| core.is_over()) {
             self.shared.wake.notified().await;
         }
+    }
+}
+
+impl Drop for Task {
+    /// However the task ends, with its runtime too, nobody waits for it any more.
+    fn drop(&mut self) {
+        self.shared.with(|core| core.die(BlockError::Unavailable { what: "the device was closed".to_owned() }));
     }
 }
 
