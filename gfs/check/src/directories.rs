@@ -109,7 +109,7 @@ impl Walk<'_> {
                 self.report.note_of(Kind::Directory, inode.address, at, format_args!("format {DIRENT_FORMAT}"), found);
             }
             let leaf_depth = leaf.depth.get();
-            if leaf_depth > depth || part.count != 1 << (depth - leaf_depth) || part.start % part.count != 0 {
+            if leaf_depth > depth || part.count != 1 << (depth - leaf_depth) || !part.start.is_multiple_of(part.count) {
                 let expected = format!("a leaf for {} parts from {} of 2^{depth}", part.count, part.start);
                 self.report.note_of(Kind::Directory, inode.address, at, expected, format_args!("depth {leaf_depth}"));
             }

@@ -57,7 +57,7 @@ impl Groups {
         report: &mut Report,
     ) -> Result<Groups, CheckError> {
         let entry_bytes = size_of::<ResourceIndexEntry>();
-        if content.is_empty() || content.len() % entry_bytes != 0 {
+        if content.is_empty() || !content.len().is_multiple_of(entry_bytes) {
             report.note(
                 Kind::ResourceIndex,
                 rindex,

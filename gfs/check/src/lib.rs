@@ -58,6 +58,7 @@ pub async fn check(device: Arc<dyn BlockDevice>) -> Result<Report, CheckError> {
     groups.reconcile(&mut report);
 
     let journals = system::check_journals(&source, &master, &mut report).await?;
+    system::check_quota_changes(&source, &master, journals, &mut report).await?;
     system::check_statfs(&source, &master, journals, &mut report).await?;
     Ok(report)
 }

@@ -107,6 +107,36 @@ pub(crate) async fn check_statfs(
     Ok(())
 }
 
+/// Every block of a quota change file has its header; its size is whole blocks.
+pub(crate) async fn check_quota_changes(
+    source: &Source,
+    master: &Inode,
+    journals: u32,
+    report: &mut Report,
+) -> Result<(), CheckError> {
+    for index in 0..journals {
+        let name = format!("quota_change{index}");
+        let Some(file) = system_file(source, master, &["per_node", &name], report).await? else { continue };
+        let size = file.dinode.size.get();
+        let blocks = size / source.block.bytes();
+        if !size.is_multiple_of(source.block.bytes()) || blocks > source.blocks {
+            report.note(Kind::SystemFile, file.address, "a size of whole blocks", format_args!("{size} bytes"));
+            continue;
+        }
+        for block in data_blocks(source, &file, blocks as usize).await? {
+            if block == 0 || block >= source.blocks {
+                let found = format!("a pointer to {block}");
+                report.note(Kind::SystemFile, file.address, format_args!("{blocks} blocks in {name}"), found);
+                break;
+            }
+            if let Err(error) = MetaHeader::check(&source.read(block).await?, MetaType::QuotaChange) {
+                report.note_of(Kind::Header, file.address, block, "a block of type QuotaChange", error);
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn change(source: &Source, file: &Inode) -> Result<Option<StatfsChange>, CheckError> {
     let content = content(source, file).await?;
     Ok(StatfsChange::read_from_prefix(&content).ok().map(|(change, _)| change))
@@ -131,7 +161,7 @@ pub(crate) async fn check_journals(source: &Source, master: &Inode, report: &mut
 async fn check_journal(source: &Source, index: u32, journal: &Inode, report: &mut Report) -> Result<(), CheckError> {
     let size = journal.dinode.size.get();
     let blocks = size / source.block.bytes();
-    if !journal.is_file() || size % (1 << 20) != 0 || blocks == 0 || size > LOG_MAX {
+    if !journal.is_file() || !size.is_multiple_of(1 << 20) || blocks == 0 || size > LOG_MAX {
         let expected = format!("a file of whole megabytes up to {LOG_MAX} bytes");
         report.note(Kind::Journal, journal.address, expected, format_args!("{size} bytes"));
         return Ok(());

@@ -62,6 +62,8 @@ pub enum RecordFault {
     Length { found: usize, left: usize },
     /// Name and value, or name and pointers, do not fit the record.
     Content { needed: usize, record_len: usize },
+    /// A record without an attribute still has pointers.
+    Unused { pointers: u8 },
     /// Not one of the kinds.
     Kind { found: u8 },
     /// The last record does not reach the block's end, or the one that does is not marked as the last.
@@ -77,6 +79,9 @@ impl std::fmt::Display for RecordError {
             }
             RecordFault::Content { needed, record_len } => {
                 write!(f, "expected content that fits {record_len} bytes, found {needed} bytes")
+            }
+            RecordFault::Unused { pointers } => {
+                write!(f, "expected no pointers in an unused record, found {pointers}")
             }
             RecordFault::Kind { found } => write!(f, "expected a kind from 0 to 4, found {found}"),
             RecordFault::Last { end, block } => {
@@ -135,6 +140,9 @@ fn record(rest: &[u8], offset: usize, block: usize) -> Result<Record<'_>, Record
         return Err(fail(RecordFault::Last { end, block }));
     }
     if header.kind == kind::UNUSED {
+        if header.pointer_count != 0 {
+            return Err(fail(RecordFault::Unused { pointers: header.pointer_count }));
+        }
         return Ok(Record { offset, header, name: &[], value: &[], pointers: &[] });
     }
     let name_len = usize::from(header.name_len);
