@@ -13,6 +13,6 @@ pub mod negotiate;
 pub mod pdu;
 pub mod scsi;
 pub mod serial;
-//pub mod target;
+pub mod target;
 pub mod text;
 pub mod wire;

@@ -77,13 +77,6 @@ impl TransmitQueue {
         }
     }
 
-    /// Drops everything that waits.
-    pub(crate) fn clear(&mut self) {
-        self.chunks.clear();
-        self.gathered.clear();
-        self.length = 0;
-    }
-
     fn append(&mut self, chunk: &Bytes) {
         if chunk.len() <= COPY_MAX {
             return self.gather(chunk);

@@ -1,1 +1,0 @@
-//! Placeholder of the layout; see ARCHITECTURE.md.

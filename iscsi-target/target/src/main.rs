@@ -1,0 +1,87 @@
+//! `corral-target`: exports files and block devices over iSCSI.
+//!
+//! The program: options, sockets, signals, exit codes. 0 after SIGTERM or SIGINT with everything flushed, 1 if
+//! something cannot be used (a file, a port, the state directory), 2 for wrong options.
+
+mod config;
+mod connection;
+mod execute;
+mod inflight;
+mod portal;
+mod registry;
+mod state;
+mod unit;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use tracing::info;
+
+use crate::config::Options;
+use crate::portal::Portals;
+use crate::registry::Target;
+use crate::state::StateDirectory;
+use crate::unit::LogicalUnit;
+
+fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            let is_question = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Where the terminal is gone there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(if is_question { 0 } else { EXIT_USAGE });
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("CORRAL_LOG").unwrap_or_else(|_| "corral_target=info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    match runtime.block_on(run(options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => fail(&what),
+    }
+}
+
+const EXIT_USAGE: u8 = 2;
+
+fn fail(what: &str) -> ExitCode {
+    eprintln!("corral-target: {what}");
+    ExitCode::FAILURE
+}
+
+async fn run(options: Options) -> Result<(), String> {
+    let stop = stop_signals()?;
+    let _state = StateDirectory::open(&options.state)?;
+    let mut units = Vec::new();
+    for (number, lun) in (0u16..).zip(&options.luns) {
+        units.push(LogicalUnit::open(number, &options.target, lun)?);
+    }
+    let target = Arc::new(Target::new(options.target.clone(), units));
+    let portals = Portals::bind(&options.listen).await?;
+    println!("corral-target: listening on {portals}, {target}");
+    portals.serve(target.clone(), stop).await;
+    info!("stopping: flushing");
+    target.flush().await
+}
+
+/// Completes when the process is asked to stop.
+fn stop_signals() -> Result<impl Future<Output = ()>, String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let open = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
+    let (mut terminate, mut interrupt) = (open(SignalKind::terminate())?, open(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

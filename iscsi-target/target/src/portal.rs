@@ -1,0 +1,103 @@
+//! Where initiators come in: the listening sockets and their connections, until the program is asked to stop.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use crate::connection::Connection;
+use crate::registry::Target;
+
+/// Connections at once, in login or logged in; more are closed at once.
+const CONNECTIONS_MAX: usize = 512;
+/// How long accepting rests when the process cannot take more files.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// The listening sockets.
+pub struct Portals {
+    listeners: Vec<(SocketAddr, TcpListener)>,
+}
+
+impl Portals {
+    /// Listens on each address, and on nothing else.
+    pub async fn bind(addresses: &[SocketAddr]) -> Result<Self, String> {
+        let mut listeners = Vec::new();
+        for address in addresses {
+            let tell = |error| format!("cannot listen on {address}: {error}");
+            let listener = TcpListener::bind(address).await.map_err(tell)?;
+            listeners.push((listener.local_addr().map_err(tell)?, listener));
+        }
+        Ok(Self { listeners })
+    }
+
+    /// Serves initiators until `stop` completes; then ends every session and waits for what is under way.
+    pub async fn serve(self, target: Arc<Target>, stop: impl Future<Output = ()>) {
+        let addresses: Arc<[SocketAddr]> = self.listeners.iter().map(|(address, _)| *address).collect();
+        let (accepted, mut incoming) = mpsc::channel(16);
+        let (stop_sender, stop_receiver) = watch::channel(());
+        let mut tasks = JoinSet::new();
+        for (_, listener) in self.listeners {
+            tasks.spawn(accept(listener, accepted.clone()));
+        }
+        drop(accepted);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                Some((stream, peer)) = incoming.recv() => {
+                    let Ok(place) = places.clone().try_acquire_owned() else {
+                        warn!(%peer, "closed at once: there are {CONNECTIONS_MAX} connections");
+                        continue;
+                    };
+                    let connection =
+                        Connection::new(stream, peer, target.clone(), addresses.clone(), stop_receiver.clone());
+                    connections.spawn(async move {
+                        connection.run().await;
+                        drop(place);
+                    });
+                }
+                // Finished connections are collected as they end.
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        tasks.abort_all();
+        drop(stop_sender);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+async fn accept(listener: TcpListener, accepted: mpsc::Sender<(TcpStream, SocketAddr)>) {
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                if accepted.send(connection).await.is_err() {
+                    return;
+                }
+            }
+            // A connection that was reset before it was accepted, or no file left: neither ends the service.
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+impl fmt::Display for Portals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (address, _)) in self.listeners.iter().enumerate() {
+            if index > 0 {
+                write!(f, " and ")?;
+            }
+            write!(f, "{address}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! The state directory: what must survive a restart, for one process at a time.
+//!
+//! It carries a format version from the start; a newer one is refused rather than misread.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// Format of the directory's contents that this program writes and understands.
+const FORMAT: &str = "corral-target-state 1";
+
+/// An open state directory; no other process can open it meanwhile.
+pub struct StateDirectory {
+    _lock: Flock<File>,
+}
+
+impl StateDirectory {
+    /// Opens the directory, and makes it if it is not there.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let tell = |error: std::io::Error| format!("state directory {}: {error}", path.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(tell)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(tell)?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+            Errno::EWOULDBLOCK => format!("state directory {}: another corral-target is using it", path.display()),
+            error => tell(error.into()),
+        })?;
+        let format = path.join("format");
+        match fs::read_to_string(&format) {
+            Ok(found) if found.trim_end() == FORMAT => {}
+            Ok(found) => {
+                return Err(format!(
+                    "state directory {}: its format is '{}', this program knows '{FORMAT}'",
+                    path.display(),
+                    found.trim_end()
+                ));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let mut file = File::create(&format).map_err(tell)?;
+                writeln!(file, "{FORMAT}").and_then(|()| file.sync_all()).map_err(tell)?;
+            }
+            Err(error) => return Err(tell(error)),
+        }
+        Ok(Self { _lock: lock })
+    }
+}
