@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::future::Future;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Command;
@@ -52,6 +53,11 @@ impl Drop for Folder {
     }
 }
 
+/// Not eprintln!, which the test harness swallows.
+fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
+}
+
 fn sized(mebibytes: u64) -> OpenOptions {
     OpenOptions { create_size: Some(ByteLen(mebibytes << 20)), ..OpenOptions::default() }
 }
@@ -75,7 +81,7 @@ fn check_against_a_buffer(options: OpenOptions, name: &str) {
     let disk = match FileDevice::open(&path, options) {
         Ok(disk) => disk,
         Err(error) if direct && error.to_string().contains("does not support direct") => {
-            eprintln!("SKIPPED: O_DIRECT is not possible in {}", folder.0.display());
+            skipped(&format!("O_DIRECT is not possible in {}", folder.0.display()));
             return;
         }
         Err(error) => panic!("{error}"),
@@ -100,7 +106,7 @@ fn check_against_a_buffer(options: OpenOptions, name: &str) {
     assert!(fs::read(&path).expect("the file is there") == model, "the file differs from the model");
     match wait(disk.discard(ByteOffset(1 << 20), ByteLen(1 << 20))) {
         Ok(()) => model[1 << 20..2 << 20].fill(0),
-        Err(error) => eprintln!("no discard here: {error}"),
+        Err(error) => skipped(&format!("no discard here: {error}")),
     }
     assert!(fs::read(&path).expect("the file is there") == model, "the file differs after the discard");
 }
@@ -188,7 +194,7 @@ fn a_loop_device_is_a_block_device_with_its_own_size_and_is_claimed() {
     fs::write(&path, vec![0; 4 << 20]).expect("the folder is writable");
     let attached = Command::new("losetup").args(["--find", "--show"]).arg(&path).output();
     let Some(output) = attached.ok().filter(|output| output.status.success()) else {
-        eprintln!("SKIPPED: no loop device can be set up here (needs root and losetup)");
+        skipped("no loop device can be set up here (needs root and losetup)");
         return;
     };
     let device = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());

@@ -1,6 +1,7 @@
 //! A private target of either kind on a free loopback port: Debian's tgtd, or our own corral-target.
 
 use std::fs;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +18,7 @@ pub enum Kind {
     Corral,
 }
 
-/// A target program with one disk of 64 MiB on LUN 1.
+/// A target program with one disk of 64 MiB.
 pub struct Server {
     kind: Kind,
     folder: PathBuf,
@@ -31,7 +32,8 @@ impl Server {
     pub fn start(kind: Kind) -> Option<Server> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if program(kind).is_none() {
-            eprintln!("SKIPPED: {kind:?} is not installed or not built here");
+            // Not eprintln!, which the test harness swallows.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: the target {kind:?} is not installed or not built here");
             return None;
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -49,7 +51,12 @@ impl Server {
     }
 
     pub fn url(&self) -> IscsiUrl {
-        IscsiUrl::parse(&format!("iscsi://127.0.0.1:{}/{TARGET}/1", self.port)).expect("it is a URL")
+        let lun = match self.kind {
+            // LUN 0 of tgtd is a controller.
+            Kind::Tgt => 1,
+            Kind::Corral => 0,
+        };
+        IscsiUrl::parse(&format!("iscsi://127.0.0.1:{}/{TARGET}/{lun}", self.port)).expect("it is a URL")
     }
 
     pub fn disk(&self) -> Vec<u8> {
@@ -138,7 +145,7 @@ fn spawn(kind: Kind, folder: &Path, port: u16, control: u32) -> Child {
         }
         Kind::Corral => {
             command.args(["--listen", &format!("127.0.0.1:{port}"), "--target", TARGET, "--state"]).arg(folder);
-            command.arg("--lun").arg(format!("file={},lun=1", folder.join("disk.img").display()));
+            command.arg("--lun").arg(format!("file={},serial=test", folder.join("disk.img").display()));
         }
     }
     let log = fs::File::create(folder.join("log")).expect("the folder is writable");
