@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use block_core::{BlockDevice, DevName, DevNameError};
 use block_file::{FileDevice, OpenErrorCause, OpenOptions};
+use iscsi_target_initiator::{ConnectError, Initiator, IscsiDevice};
 
 use crate::error::MkfsError;
 
@@ -14,6 +15,13 @@ use crate::error::MkfsError;
 pub enum OpenError {
     Name(DevNameError),
     File(block_file::OpenError),
+    Iscsi {
+        url: String,
+        error: ConnectError,
+    },
+    ReadOnly {
+        url: String,
+    },
     /// A kind of device that this build cannot reach.
     Unreachable {
         what: &'static str,
@@ -38,6 +46,8 @@ impl fmt::Display for OpenError {
                 write!(f, "{}", MkfsError::DoesNotFit)
             }
             Self::File(error) => write!(f, "{error}"),
+            Self::Iscsi { url, error } => write!(f, "{url}: {error}"),
+            Self::ReadOnly { url } => write!(f, "{url}: it can only be read"),
             Self::Unreachable { what } => write!(f, "{what} cannot be reached from here yet"),
         }
     }
@@ -62,14 +72,40 @@ pub fn is_file(name: &DevName) -> bool {
     matches!(name, DevName::Path(path) if path.is_file())
 }
 
+/// An open device, and the session to end when the work is done.
+pub struct Opened {
+    pub device: Arc<dyn BlockDevice>,
+    session: Option<Arc<IscsiDevice>>,
+}
+
+impl Opened {
+    /// Lets go of the device; logs out of a target.
+    pub async fn close(self) {
+        drop(self.device);
+        if let Some(session) = self.session {
+            session.close().await;
+        }
+    }
+}
+
 /// Opens `name` for writing; exclusively, so that a device in use on this machine is refused.
-pub async fn open(name: &DevName) -> Result<Arc<dyn BlockDevice>, OpenError> {
+pub async fn open(name: &DevName) -> Result<Opened, OpenError> {
     match name {
         DevName::Path(path) => {
             let device = FileDevice::open(path, OpenOptions::default()).map_err(OpenError::File)?;
-            Ok(device)
+            Ok(Opened { device, session: None })
         }
-        DevName::Iscsi(_) => Err(OpenError::Unreachable { what: "an iSCSI target" }),
+        DevName::Iscsi(url) => {
+            let options = iscsi_target_initiator::Options::default();
+            let session = Initiator::connect(url, options)
+                .await
+                .map_err(|error| OpenError::Iscsi { url: url.to_string(), error })?;
+            if session.is_read_only() {
+                session.close().await;
+                return Err(OpenError::ReadOnly { url: url.to_string() });
+            }
+            Ok(Opened { device: session.clone(), session: Some(session) })
+        }
         DevName::Volume { .. } => Err(OpenError::Unreachable { what: "a logical volume" }),
     }
 }

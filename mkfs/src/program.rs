@@ -5,6 +5,9 @@
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use block_core::{BlockDevice, DevName};
 
 use crate::cli::{self, Command, Request};
 use crate::{Plan, Step, Summary, open, probe, write};
@@ -37,16 +40,22 @@ async fn make(mut request: Request) -> ExitCode {
         Ok(name) => name,
         Err(error) => return fail(&error, CANNOT_OPEN),
     };
-    let device = match open::open(&name).await {
-        Ok(device) => device,
+    let opened = match open::open(&name).await {
+        Ok(opened) => opened,
         Err(error) if error.is_too_small() => return fail(&error, REFUSED),
         Err(error) => return fail(&error, CANNOT_OPEN),
     };
-    let plan = match crate::plan(&device, &request.options) {
+    let code = make_on(&opened.device, &name, &request).await;
+    opened.close().await;
+    code
+}
+
+async fn make_on(device: &Arc<dyn BlockDevice>, name: &DevName, request: &Request) -> ExitCode {
+    let plan = match crate::plan(device, &request.options) {
         Ok(plan) => plan,
         Err(error) => return fail(&error, REFUSED),
     };
-    match probe::probe(&device).await {
+    match probe::probe(device).await {
         Ok(None) => {}
         Ok(Some(found)) => println!("{}", found.sentence()),
         Err(error) => return fail(&format_args!("{name}: {error}"), REFUSED),
@@ -55,14 +64,9 @@ async fn make(mut request: Request) -> ExitCode {
     if !request.override_question && !agreed() {
         return ExitCode::from(REFUSED);
     }
-    let mut progress = Progress {
-        quiet: request.quiet,
-        debug: request.debug,
-        is_file: open::is_file(&name),
-        plan: &plan,
-        open: false,
-    };
-    if let Err(error) = write::write(&device, &plan, request.options.discard, |step| progress.step(step)).await {
+    let mut progress =
+        Progress { quiet: request.quiet, debug: request.debug, is_file: open::is_file(name), plan: &plan, open: false };
+    if let Err(error) = write::write(device, &plan, request.options.discard, |step| progress.step(step)).await {
         return fail(&error, REFUSED);
     }
     if !request.quiet {

@@ -132,6 +132,21 @@ fn a_refusal_comes_before_the_first_write() {
 }
 
 #[test]
+fn the_checker_finds_nothing() {
+    run(async {
+        for (block, journals, format) in [(512, 7, 1802), (1024, 3, 1801), (2048, 1, 1802), (4096, 2, 1802)] {
+            let device = device(200 * MIB);
+            let options = Options { block_size: Some(block), journals, format, group_mb: Some(32), ..options() };
+            mkfs::format(&device, &options).await.expect("it fits");
+            let report = gfs_check::check(device).await.expect("a filesystem");
+            assert!(report.findings.is_empty(), "{report}");
+            assert_eq!(report.journals.len(), journals as usize);
+            assert!(report.journals.iter().all(|journal| journal.clean));
+        }
+    });
+}
+
+#[test]
 fn every_size_either_fits_or_is_refused() {
     for mb in (1..400).step_by(7) {
         for (block, journals) in [(512, 1), (1024, 2), (4096, 1), (4096, 5)] {
