@@ -402,7 +402,8 @@ impl Glock {
         if is_inode && contents != Contents::Unknown && target == State::Unlocked {
             table.caches.drop_attributes(number).await;
         }
-        if held == State::Exclusive {
+        // While the mount is being made nothing has been changed under any glock.
+        if held == State::Exclusive && table.has_owner() {
             let owner = table.owner().ok_or(Error::Withdrawn)?;
             owner.sync_glock(self).await?;
         }

@@ -38,6 +38,11 @@ impl GlockTable {
         let _ = self.owner.set(owner);
     }
 
+    /// Whether there is, or was, a mounted filesystem to write changes back.
+    pub(super) fn has_owner(&self) -> bool {
+        self.owner.get().is_some()
+    }
+
     pub(super) fn owner(&self) -> Option<Arc<dyn GlockOwner>> {
         self.owner.get().and_then(Weak::upgrade)
     }
