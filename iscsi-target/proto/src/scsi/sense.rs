@@ -73,6 +73,7 @@ impl AdditionalSense {
     pub const BUS_DEVICE_RESET: Self = Self::of(0x29, 0x03);
     pub const CAPACITY_DATA_HAS_CHANGED: Self = Self::of(0x2a, 0x09);
     pub const INTERNAL_TARGET_FAILURE: Self = Self::of(0x44, 0x00);
+    pub const PROTOCOL_SERVICE_CRC_ERROR: Self = Self::of(0x47, 0x05);
 
     const fn of(code: u8, qualifier: u8) -> Self {
         Self { code, qualifier }
@@ -98,6 +99,7 @@ impl fmt::Display for AdditionalSense {
             Self::POWER_ON_OR_RESET => "power on, reset or bus device reset occurred",
             Self::BUS_DEVICE_RESET => "bus device reset function occurred",
             Self::CAPACITY_DATA_HAS_CHANGED => "capacity data has changed",
+            Self::PROTOCOL_SERVICE_CRC_ERROR => "protocol service CRC error",
             Self::INTERNAL_TARGET_FAILURE => "internal target failure",
             _ => return write!(f, "additional sense {:02x}/{:02x}", self.code, self.qualifier),
         };

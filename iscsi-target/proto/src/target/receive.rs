@@ -7,7 +7,7 @@ use super::session::{Management, Phase, TargetSession, TextExchange};
 use super::tasks::{Incoming, Keep, Progress, Task};
 use crate::error::{ProtocolError, WireError};
 use crate::pdu::*;
-use crate::scsi::Cdb;
+use crate::scsi::{AdditionalSense, Cdb, Sense, SenseKey};
 use crate::serial::SerialNumber;
 use crate::text::Collector;
 
@@ -150,6 +150,7 @@ impl TargetSession {
             sent_count: 0,
             progress: Progress::Executing,
             is_aborted: false,
+            failure: None,
         };
         self.windowed += u32::from(!task.is_immediate);
         self.tasks.insert(tag, task);
@@ -205,6 +206,12 @@ impl TargetSession {
         self.slices += task.incoming.slices - slices;
         if task.incoming.is_unasked_open() {
             return Ok(());
+        }
+        if task.incoming.is_spoiled && task.failure.is_none() {
+            task.failure = Some(Sense::new(SenseKey::AbortedCommand, AdditionalSense::PROTOCOL_SERVICE_CRC_ERROR));
+            if matches!(task.progress, Progress::Receiving { .. }) {
+                self.outputs.push_back(Output::Aborted { task: task.id });
+            }
         }
         match std::mem::replace(&mut task.progress, Progress::Executing) {
             Progress::Finished(result) => self.respond(tag, Some(result)),

@@ -270,6 +270,9 @@ impl TargetSession {
 
     fn want_data(&mut self, id: TaskId, length: u32) {
         let Some(task) = self.tasks.get_mut(&id.tag).filter(|task| task.id == id && !task.is_aborted) else { return };
+        if task.failure.is_some() {
+            return self.outputs.push_back(Output::Aborted { task: id });
+        }
         task.progress = Progress::Receiving { wanted: length.min(task.expected), is_admitted: false };
         self.awaiting_data.push_back(id);
         self.solicit();
@@ -296,6 +299,9 @@ impl TargetSession {
     fn advance_data(&mut self, id: TaskId) -> bool {
         let Some(task) = self.tasks.get_mut(&id.tag) else { return true };
         let Progress::Receiving { wanted, is_admitted } = task.progress else { return true };
+        if task.failure.is_some() {
+            return true;
+        }
         if task.incoming.is_unasked_open() {
             return false;
         }
@@ -335,6 +341,7 @@ impl TargetSession {
         self.slices -= task.incoming.slices;
         self.windowed -= u32::from(!task.is_immediate);
         if let (Some(result), false) = (result, task.is_aborted) {
+            let result = task.failure.map_or(result, TaskResult::from);
             self.send_result(&task, result);
         }
         for management in &mut self.managements {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::event::{Direction, TaskId, TaskResult};
 use crate::error::ProtocolError;
 use crate::pdu::{DataOutHeader, FINAL, LunField, RESERVED_TAG};
-use crate::serial::SerialNumber;
+use crate::scsi::Sense;
 
 /// A command between its arrival and its response.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(super) struct Task {
     pub sent_count: u32,
     pub progress: Progress,
     pub is_aborted: bool,
+    /// Why it fails whatever the shell makes of it.
+    pub failure: Option<Sense>,
 }
 
 /// How far a command is.
@@ -55,6 +57,8 @@ pub(super) struct Incoming {
     requested: u32,
     /// Bytes that count against the session's limit.
     pub charged: u32,
+    /// A PDU of it was lost: what comes is thrown away.
+    pub is_spoiled: bool,
 }
 
 #[derive(Debug)]
@@ -95,7 +99,7 @@ impl Incoming {
         Some((offset, length))
     }
 
-    /// Takes a Data-Out PDU.
+    /// Takes a Data-Out PDU. A gap in its numbers spoils the command, not the session (RFC 7143 §7.9).
     pub(super) fn take(
         &mut self,
         tag: u32,
@@ -117,14 +121,14 @@ impl Incoming {
                 return Err(ProtocolError::BadField { pdu: "Data-Out", field: "target transfer tag", value });
             }
         };
-        if header.data_sn.get() != *next_sn {
-            return Err(ProtocolError::OutOfSequence {
-                what: "DataSN",
-                expected: SerialNumber(*next_sn),
-                received: SerialNumber(header.data_sn.get()),
-            });
-        }
+        self.is_spoiled |= header.data_sn.get() != *next_sn;
         *next_sn += 1;
+        if self.is_spoiled {
+            if is_last {
+                self.end_sequence(is_unasked);
+            }
+            return Ok(());
+        }
         let after = u64::from(offset) + u64::from(length);
         // A request is answered in full; unasked data may end early.
         let is_short = is_last && !is_unasked && after != u64::from(end);
@@ -134,15 +138,8 @@ impl Incoming {
         }
         self.received += length;
         self.keep(data, keep);
-        match (is_unasked, is_last) {
-            (true, true) => {
-                self.unasked_up_to = None;
-                self.requested = self.received;
-            }
-            (false, true) => {
-                self.requests.pop_front();
-            }
-            (_, false) => {}
+        if is_last {
+            self.end_sequence(is_unasked);
         }
         Ok(())
     }
@@ -158,6 +155,15 @@ impl Incoming {
             !buffer.is_empty()
         });
         buffers
+    }
+
+    fn end_sequence(&mut self, is_unasked: bool) {
+        if is_unasked {
+            self.unasked_up_to = None;
+            self.requested = self.received;
+        } else {
+            self.requests.pop_front();
+        }
     }
 
     fn keep(&mut self, data: Bytes, keep: Keep) {
