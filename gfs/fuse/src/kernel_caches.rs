@@ -39,6 +39,12 @@ pub struct Counts {
 
 /// How long dropping names may take before the epoch is advanced instead.
 const NAMES_TIME_MAX: Duration = Duration::from_millis(5);
+/// The kernel throws away attributes whose reply it has not processed yet when they are dropped,
+/// and a cached read that asked for them goes on with the size of before: measured, it misses what
+/// another node had added long ago. Nothing tells when a reply has been processed, so it gets this
+/// long; the caller's thread has only to be scheduled (2 ms was too short on a loaded machine).
+/// For the same reason attributes are dropped only when some were given out.
+const ANSWER_TIME: Duration = Duration::from_millis(10);
 /// A node that was handed out appears in the kernel as soon as the caller's thread runs: look for
 /// it this often, so many times, before the epoch is advanced and it is looked for more slowly.
 const APPEAR_INTERVAL: Duration = Duration::from_micros(100);
@@ -85,42 +91,43 @@ impl MountCaches {
         let _ = done.await;
     }
 
-    /// Drops the attributes of `node`.
+    /// Attributes of `node` are about to be given out, under the lock that justifies them.
+    pub fn announce_attributes(&self, node: u64) {
+        self.nodes.announce_attributes(node);
+    }
+
+    /// Drops the attributes of `node` if it has been given any.
     pub async fn drop_attributes(self: Arc<Self>, node: u64) {
-        if !self.nodes.is_known(node) {
-            return;
+        loop {
+            match self.nodes.attributes_age(node) {
+                None => return,
+                Some(age) if age < ANSWER_TIME => tokio::time::sleep(ANSWER_TIME - age).await,
+                Some(_) => break,
+            }
         }
+        self.nodes.take_attributes(node);
         self.counts.attribute_drops.fetch_add(1, Ordering::Relaxed);
         let this = self.clone();
-        let done = self.threads.run(move || {
-            for _ in 0..APPEAR_TRIES {
-                if this.is_dropped(node) {
-                    return true;
-                }
-                thread::sleep(APPEAR_INTERVAL);
-            }
-            false
-        });
+        let done = self.threads.run(move || this.drops_attributes(node, APPEAR_TRIES, APPEAR_INTERVAL));
         if done.await == Ok(false) {
             // A reply that hands the node out is still on its way through the kernel, or a FORGET
             // is on its way here. Its name will be stale; its attributes are dropped when it comes.
             self.advance_epoch("a node has not appeared");
             let this = self.clone();
-            drop(self.threads.run(move || {
-                for _ in 0..APPEAR_SLOW_TRIES {
-                    if this.is_dropped(node) {
-                        return;
-                    }
-                    thread::sleep(APPEAR_SLOW_INTERVAL);
-                }
-            }));
+            drop(self.threads.run(move || this.drops_attributes(node, APPEAR_SLOW_TRIES, APPEAR_SLOW_INTERVAL)));
         }
     }
 
-    fn is_dropped(&self, node: u64) -> bool {
-        let notified = self.notifier.drop_attributes(node);
-        self.check(notified);
-        notified != Notified::Unknown || !self.nodes.is_known(node)
+    fn drops_attributes(&self, node: u64, tries: u32, interval: Duration) -> bool {
+        for _ in 0..tries {
+            let notified = self.notifier.drop_attributes(node);
+            self.check(notified);
+            if notified != Notified::Unknown {
+                return true;
+            }
+            thread::sleep(interval);
+        }
+        false
     }
 
     /// Drops every name announced for `directory`. Bounded in time.

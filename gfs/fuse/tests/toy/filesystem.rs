@@ -70,6 +70,7 @@ impl Toy {
 
     fn attributes(&self, number: u64) -> wire::Attr {
         self.cluster.check(self.node, number, Mode::Shared, "attributes");
+        self.caches.announce_attributes(number);
         let size = self.disk(|disk| disk.files.get(&number).map_or(0, |data| data.len() as u64));
         let is_directory = number == ROOT_ID;
         wire::Attr {
@@ -113,11 +114,17 @@ impl Toy {
         }
     }
 
-    async fn get_attributes(self: Arc<Self>, number: u64) -> Answer {
+    async fn get_attributes(self: Arc<Self>, number: u64, is_for_read: bool) -> Answer {
+        if is_for_read {
+            self.nodes.ask(number);
+        }
         let glock = self.glock(number);
         let _guard = glock.hold(Mode::Shared, RequestClass::Ordinary).await;
         let attr = self.attributes(number);
         let attr_valid = if glock.may_cache() { FOREVER } else { 0 };
+        if is_for_read {
+            self.nodes.asked(number);
+        }
         Answer::Attributes(Box::new(wire::AttrOut { attr_valid, attr, ..Default::default() }))
     }
 
@@ -271,7 +278,7 @@ impl Handler for ToyHandler {
         }
         match request.operation {
             Operation::Lookup { name } => run!(toy.lookup(name.to_vec())),
-            Operation::GetAttributes { .. } => run!(toy.get_attributes(node)),
+            Operation::GetAttributes { handle } => run!(toy.get_attributes(node, handle.is_some())),
             Operation::SetAttributes(asked) => run!(toy.set_attributes(node, *asked)),
             Operation::Open { flags, .. } => run!(toy.open(node, flags)),
             Operation::Create { name, flags, .. } => run!(toy.create(name.to_vec(), flags)),

@@ -135,7 +135,8 @@ impl Pair {
     fn close(&mut self) {
         for node in &mut self.nodes {
             let Some(serving) = node.serving.take() else { continue };
-            if node.session.unmount().is_err() {
+            let unmounted = node.session.unmount();
+            if unmounted.is_err() {
                 let _ = node.session.detach();
             }
             if thread::panicking() {
