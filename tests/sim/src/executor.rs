@@ -129,6 +129,11 @@ impl Sim {
         question(&mut self.core.lock().dice)
     }
 
+    /// Whether events are wanted.
+    pub fn is_tracing(&self) -> bool {
+        self.core.lock().trace.is_on()
+    }
+
     /// Adds an event to the trace, if it is wanted.
     pub fn event(&self, who: Who, what: fmt::Arguments<'_>) {
         let mut state = self.core.lock();

@@ -29,9 +29,7 @@ pub struct KernelFaults {
     pub keep_pages: bool,
     pub keep_attributes: bool,
     pub keep_names: bool,
-    /// Pages are dropped without waiting for those that are being filled.
-    pub skip_locked_pages: bool,
-    /// Names that were announced after the last drop are not remembered as announced.
+    /// Names are not written down when they are announced.
     pub forget_announcements: bool,
 }
 
@@ -216,14 +214,13 @@ impl Kernel {
                 let bytes = page * PAGE..(page + 1) * PAGE;
                 let is_excepted = except.iter().any(|range| range.start < bytes.end && bytes.start < range.end);
                 let is_locked = matches!(state, Page::Locked);
-                let is_skipped = is_excepted || (is_locked && self.faults.skip_locked_pages);
-                if !is_skipped && !is_locked {
+                if !is_excepted && !is_locked {
                     caches.pages.remove(&(number, page));
                 }
-                if is_skipped || !is_locked {
+                if is_excepted || !is_locked {
                     next = page + 1;
                 }
-                !is_skipped && is_locked
+                !is_excepted && is_locked
             };
             if is_waiting {
                 unlocked.await;

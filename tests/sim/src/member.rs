@@ -22,11 +22,6 @@ use crate::executor::{Sim, lock};
 use crate::net::{Net, Weather};
 use crate::trace::Who;
 
-/// The lock manager's own deliberate faults.
-pub fn plants() -> Vec<&'static str> {
-    Faults::ALL.iter().map(|(name, _)| *name).collect()
-}
-
 /// All members of one lockspace.
 pub struct Lockspaces {
     sim: Sim,
@@ -37,12 +32,11 @@ pub struct Lockspaces {
 }
 
 impl Lockspaces {
-    /// Members 1 to `count`, unconnected; `plant` is one of [`plants`].
-    pub fn new(sim: &Sim, dice: &mut Dice, count: u32, plant: Option<&str>) -> Arc<Lockspaces> {
+    /// Members 1 to `count`, unconnected.
+    pub fn new(sim: &Sim, dice: &mut Dice, count: u32, faults: Faults) -> Arc<Lockspaces> {
         let weather = Weather::of(dice);
         sim.event(Who::World, format_args!("{weather:?}"));
         let net = Net::new(sim, weather);
-        let faults = plant.and_then(Faults::by_name).unwrap_or_default();
         let has_keepalive = dice.percent(50);
         let settings = Settings { count, faults, has_keepalive };
         let members = (1..=count).map(|node| Member::new(sim, &net, node, settings)).collect();

@@ -39,6 +39,13 @@ pub enum ReadPath {
     Cached,
 }
 
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
 /// A task of a node.
 #[derive(Clone)]
 pub struct Process {
@@ -61,7 +68,7 @@ impl Process {
     }
 
     pub async fn stat(&self, inode: InodeRef) -> Result<Attributes, Error> {
-        let started = self.start();
+        let started = self.start("stat", inode);
         if let Some(attributes) = self.node.kernel.as_ref().and_then(|kernel| kernel.attributes(inode)) {
             self.record_attributes(started, inode, &attributes);
             return Ok(attributes);
@@ -78,10 +85,15 @@ impl Process {
         }
     }
 
+    /// The inode's type, which a kernel remembers for ever.
+    pub async fn kind(&self, inode: InodeRef) -> Result<Kind, Error> {
+        Ok(kind_of_mode(self.stat(inode).await?.mode))
+    }
+
     pub async fn chmod(&self, inode: InodeRef, permissions: u32) -> Result<(), Error> {
         let _own = self.own(inode).await;
         let _change = self.change(&[inode]);
-        let started = self.start();
+        let started = self.start("chmod", inode);
         let change = SetAttributes { mode: Some(permissions), ..SetAttributes::default() };
         let attempt = Attempt::SetPermissions { inode, permissions };
         let result = self.node.fs.setattr(inode, change).await;
@@ -92,7 +104,7 @@ impl Process {
     pub async fn truncate(&self, inode: InodeRef, size: u64) -> Result<(), Error> {
         let _own = self.own(inode).await;
         let _change = self.change(&[inode]);
-        let started = self.start();
+        let started = self.start("truncate", inode);
         let change = SetAttributes { size: Some(size), ..SetAttributes::default() };
         match self.node.fs.setattr(inode, change).await {
             Ok(attributes) => {
@@ -108,20 +120,14 @@ impl Process {
     }
 
     pub async fn readlink(&self, inode: InodeRef) -> Result<(), Error> {
-        let started = self.start();
+        let started = self.start("readlink", inode);
         let result = self.node.fs.readlink(inode).await;
         let answer = result.as_ref().map(|target| Answer::Target(target.as_slice().into()));
         self.record(started, Attempt::Readlink { inode }, answer);
         result.map(drop)
     }
 
-    pub async fn create(
-        &self,
-        dir: InodeRef,
-        name: &Name,
-        kind: Kind,
-        permissions: u32,
-    ) -> Result<InodeRef, Error> {
+    pub async fn create(&self, dir: InodeRef, name: &Name, kind: Kind, permissions: u32) -> Result<InodeRef, Error> {
         let _own = self.own(dir).await;
         if self.node.kernel.is_some() && self.known_name(dir, name).await?.is_some() {
             return Err(Error::Exists);
@@ -136,7 +142,7 @@ impl Process {
         };
         // A symlink's permissions are nobody's choice.
         let permissions = if kind == Kind::Symlink { 0o777 } else { permissions };
-        let started = self.start();
+        let started = self.start("create", dir);
         let attempt = Attempt::Create { dir, name: name.clone(), kind, permissions, target };
         match self.node.fs.create(Caller::default(), dir, name.as_bytes(), what).await {
             Ok(entry) => {
@@ -157,7 +163,7 @@ impl Process {
         let _own_inode = self.own(inode).await;
         let _change = self.change(&[dir, inode]);
         let moment = self.forget_name(dir, name);
-        let started = self.start();
+        let started = self.start("link", inode);
         let attempt = Attempt::Link { inode, dir, name: name.clone() };
         match self.node.fs.link(inode, dir, name.as_bytes()).await {
             Ok(entry) => {
@@ -176,9 +182,10 @@ impl Process {
             Some((inode, Kind::File | Kind::Symlink)) => self.own(inode).await,
             Some((_, Kind::Directory)) | None => None,
         };
-        let _change = self.change(&[Some(dir), victim.map(|(inode, _)| inode)].into_iter().flatten().collect::<Vec<_>>());
+        let _change =
+            self.change(&[Some(dir), victim.map(|(inode, _)| inode)].into_iter().flatten().collect::<Vec<_>>());
         self.forget_name(dir, name);
-        let started = self.start();
+        let started = self.start("unlink", dir);
         let result = self.node.fs.unlink(dir, name.as_bytes()).await;
         self.record(started, Attempt::Unlink { dir, name: name.clone() }, result.as_ref().map(|()| Answer::Done));
         result
@@ -187,9 +194,10 @@ impl Process {
     pub async fn rmdir(&self, dir: InodeRef, name: &Name) -> Result<(), Error> {
         let _own = self.own(dir).await;
         let victim = self.victim(dir, name).await?;
-        let _change = self.change(&[Some(dir), victim.map(|(inode, _)| inode)].into_iter().flatten().collect::<Vec<_>>());
+        let _change =
+            self.change(&[Some(dir), victim.map(|(inode, _)| inode)].into_iter().flatten().collect::<Vec<_>>());
         self.forget_name(dir, name);
-        let started = self.start();
+        let started = self.start("rmdir", dir);
         let result = self.node.fs.rmdir(dir, name.as_bytes()).await;
         self.record(started, Attempt::Rmdir { dir, name: name.clone() }, result.as_ref().map(|()| Answer::Done));
         result
@@ -210,7 +218,7 @@ impl Process {
         let _change = self.change(&changed);
         self.forget_name(from.0, &from.1);
         self.forget_name(to.0, &to.1);
-        let started = self.start();
+        let started = self.start("rename", from.0);
         let result = self.node.fs.rename(from.0, from.1.as_bytes(), to.0, to.1.as_bytes(), mode).await;
         self.record(started, Attempt::Rename { from, to, mode }, result.as_ref().map(|()| Answer::Done));
         result
@@ -218,7 +226,7 @@ impl Process {
 
     pub async fn list(&self, dir: InodeRef) -> Result<Vec<(Name, InodeRefNumber, Kind)>, Error> {
         let _shared = self.share(dir).await;
-        let started = self.start();
+        let started = self.start("list", dir);
         let result = self.node.fs.readdir(dir, 0, LISTING_MOST).await;
         let names = result.map(|entries| {
             let named = entries.into_iter().filter(|entry| entry.name != b"." && entry.name != b"..");
@@ -234,22 +242,22 @@ impl Process {
         names
     }
 
-    pub async fn open(&self, inode: InodeRef) -> Result<(), Error> {
-        let started = self.start();
-        let result = self.node.fs.open(inode).await.map(drop);
+    pub async fn open(&self, inode: InodeRef, access: Access) -> Result<(), Error> {
+        let started = self.start("open", inode);
+        let result = self.node.fs.open(inode, access == Access::Write).await;
         self.record(started, Attempt::Open { inode }, result.as_ref().map(|()| Answer::Done));
         result
     }
 
-    pub async fn close(&self, inode: InodeRef) {
-        let started = self.start();
+    pub async fn close(&self, inode: InodeRef, access: Access) {
+        let started = self.start("close", inode);
         // The handle may be gone for the filesystem as soon as this begins.
         self.record(started, Attempt::Release { inode }, Ok(Answer::Done));
-        self.node.fs.release(inode).await;
+        self.node.fs.release(inode, access == Access::Write).await;
     }
 
     pub async fn fsync(&self, inode: InodeRef) -> Result<(), Error> {
-        let started = self.start();
+        let started = self.start("fsync", inode);
         match self.node.fs.fsync(inode, false).await {
             Ok(()) => Ok(()),
             Err(error) => self.refused(started, Attempt::Touch { inode }, error),
@@ -264,7 +272,7 @@ impl Process {
         };
         let _change = self.change(&[inode]);
         let at = offset.map_or(WriteAt::End, WriteAt::Offset);
-        let started = self.start();
+        let started = self.start("write", inode);
         match self.node.fs.write(inode, at, pattern(tag, len), RequestOrigin::Call).await {
             Ok(written) => {
                 if u64::from(written) != len {
@@ -285,14 +293,8 @@ impl Process {
         }
     }
 
-    async fn read_direct(
-        &self,
-        inode: InodeRef,
-        offset: u64,
-        len: u64,
-        origin: RequestOrigin,
-    ) -> Result<Bytes, Error> {
-        let started = self.start();
+    async fn read_direct(&self, inode: InodeRef, offset: u64, len: u64, origin: RequestOrigin) -> Result<Bytes, Error> {
+        let started = self.start("read", inode);
         let short = u32::try_from(len).expect("invariant: workloads read little at a time");
         match self.node.fs.read(inode, offset, short, origin).await {
             Ok(bytes) => {
@@ -317,13 +319,12 @@ impl Process {
                     let page_end = ((page + 1) * PAGE).min(end);
                     let part = bytes.slice((position - page * PAGE) as usize..(page_end - page * PAGE) as usize);
                     let hit = ContentOperation::Page { offset: position, bytes: part };
-                    self.node.history.content(self.start(), inode, hit);
+                    self.node.history.content(self.start("cached read", inode), inode, hit);
                     position = page_end;
                 }
                 PageState::Wait => kernel.page_unlocked().await,
                 PageState::Fill(count) => {
-                    let result =
-                        self.read_direct(inode, page * PAGE, count * PAGE, RequestOrigin::PageCache).await;
+                    let result = self.read_direct(inode, page * PAGE, count * PAGE, RequestOrigin::PageCache).await;
                     kernel.fill(inode, page, count, result.as_ref().ok());
                     result?;
                     position = ((page + count) * PAGE).max(position);
@@ -333,8 +334,8 @@ impl Process {
         Ok(())
     }
 
-    fn start(&self) -> Started {
-        self.node.history.start(self.node.number, self.task)
+    fn start(&self, what: &'static str, inode: InodeRef) -> Started {
+        self.node.history.start(self.node.number, self.task, what, inode)
     }
 
     fn record(&self, started: Started, attempt: Attempt, outcome: Result<Answer, &Error>) {
@@ -360,13 +361,13 @@ impl Process {
     fn cached_name(&self, dir: InodeRef, name: &Name) -> Option<Option<InodeRef>> {
         let found = self.node.kernel.as_ref()?.name(dir, name)?;
         let answer = found.map_or(Answer::Missing, Answer::Named);
-        self.record(self.start(), Attempt::Lookup { dir, name: name.clone() }, Ok(answer));
+        self.record(self.start("cached lookup", dir), Attempt::Lookup { dir, name: name.clone() }, Ok(answer));
         Some(found)
     }
 
     /// Asks the filesystem for a name. The caller has the directory's lock.
     async fn ask_name(&self, dir: InodeRef, name: &Name) -> Result<Option<InodeRef>, Error> {
-        let started = self.start();
+        let started = self.start("lookup", dir);
         let moment = self.moment();
         let attempt = Attempt::Lookup { dir, name: name.clone() };
         match self.node.fs.lookup(dir, name.as_bytes()).await {

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::sync::Once;
 
 use crate::executor::{Ended, Sim};
+use crate::logs::while_tracing;
 use crate::trace::TraceWish;
 use crate::workload;
 
@@ -71,7 +72,8 @@ impl World {
             World::Locks => workload::locks::run(&sim, seed, options.plant),
             World::Fs => workload::posix::run(&sim, seed, options),
         };
-        let failure = catch_panic(run).unwrap_or_else(|panic| Err(format!("panic: {panic}"))).err();
+        let failure =
+            catch_panic(|| while_tracing(&sim, run)).unwrap_or_else(|panic| Err(format!("panic: {panic}"))).err();
         let trace = sim.take_trace();
         // A task dropped in the middle may panic as well; its run has been judged by then.
         let _ = catch_panic(|| sim.tear_down());

@@ -51,6 +51,8 @@ struct Record {
     position: u64,
     tree: Vec<Timed<TreeEvent>>,
     contents: BTreeMap<InodeRef, Vec<Timed<ContentEvent>>>,
+    /// What has begun and not ended, by node and task.
+    under_way: BTreeMap<(u32, u32), (&'static str, InodeRef, Instant)>,
 }
 
 impl History {
@@ -59,10 +61,21 @@ impl History {
     }
 
     /// An operation begins.
-    pub fn start(&self, node: u32, task: u32) -> Started {
+    pub fn start(&self, node: u32, task: u32, what: &'static str, inode: InodeRef) -> Started {
         let mut record = lock(&self.record);
         record.position += 1;
-        Started { node, task, from: self.sim.now(), position: record.position }
+        let from = self.sim.now();
+        record.under_way.insert((node, task), (what, inode, from));
+        Started { node, task, from, position: record.position }
+    }
+
+    /// Operations that have not ended, in words.
+    pub fn under_way(&self) -> Vec<String> {
+        let record = lock(&self.record);
+        let describe = |(node, task): &(u32, u32), what: &str, inode: InodeRef, from: Instant| {
+            format!("node {node}.{task} since {} us: {what} of inode {}", from.as_nanos() / 1000, inode.number.0)
+        };
+        record.under_way.iter().map(|(who, (what, inode, from))| describe(who, what, *inode, *from)).collect()
     }
 
     /// An operation on the tree has ended.
@@ -71,6 +84,7 @@ impl History {
         self.sim.event(Who::Node(started.node), format_args!("{event}"));
         let mut record = lock(&self.record);
         record.position += 1;
+        record.under_way.remove(&(started.node, started.task));
         let timed = Timed { start: started.position, end: record.position, operation: event };
         record.tree.push(timed);
     }
@@ -81,6 +95,7 @@ impl History {
         self.sim.event(Who::Node(started.node), format_args!("inode {}: {event}", inode.number.0));
         let mut record = lock(&self.record);
         record.position += 1;
+        record.under_way.remove(&(started.node, started.task));
         let timed = Timed { start: started.position, end: record.position, operation: event };
         record.contents.entry(inode).or_default().push(timed);
     }

@@ -39,20 +39,58 @@ pub struct Seen {
 /// What was asked.
 #[derive(Clone, Debug)]
 pub enum Attempt {
-    Lookup { dir: InodeRef, name: Name },
+    Lookup {
+        dir: InodeRef,
+        name: Name,
+    },
     /// Any operation on the inode itself, of which only its refusal concerns the tree.
-    Touch { inode: InodeRef },
-    Attributes { inode: InodeRef },
-    SetPermissions { inode: InodeRef, permissions: u32 },
-    Create { dir: InodeRef, name: Name, kind: Kind, permissions: u32, target: Option<Arc<[u8]>> },
-    Readlink { inode: InodeRef },
-    Link { inode: InodeRef, dir: InodeRef, name: Name },
-    Unlink { dir: InodeRef, name: Name },
-    Rmdir { dir: InodeRef, name: Name },
-    Rename { from: (InodeRef, Name), to: (InodeRef, Name), mode: RenameMode },
-    List { dir: InodeRef },
-    Open { inode: InodeRef },
-    Release { inode: InodeRef },
+    Touch {
+        inode: InodeRef,
+    },
+    Attributes {
+        inode: InodeRef,
+    },
+    SetPermissions {
+        inode: InodeRef,
+        permissions: u32,
+    },
+    Create {
+        dir: InodeRef,
+        name: Name,
+        kind: Kind,
+        permissions: u32,
+        target: Option<Arc<[u8]>>,
+    },
+    Readlink {
+        inode: InodeRef,
+    },
+    Link {
+        inode: InodeRef,
+        dir: InodeRef,
+        name: Name,
+    },
+    Unlink {
+        dir: InodeRef,
+        name: Name,
+    },
+    Rmdir {
+        dir: InodeRef,
+        name: Name,
+    },
+    Rename {
+        from: (InodeRef, Name),
+        to: (InodeRef, Name),
+        mode: RenameMode,
+    },
+    List {
+        dir: InodeRef,
+    },
+    Open {
+        inode: InodeRef,
+    },
+    Release {
+        inode: InodeRef,
+    },
 }
 
 /// What was answered.
@@ -320,9 +358,9 @@ impl Tree {
         inode: InodeRef,
     ) -> bool {
         let same_block = self.nodes.iter().filter(|(other, _)| other.number == inode.number);
-        let is_taken = same_block.into_iter().any(|(other, node)| {
-            other.generation == inode.generation || node.links > 0 || node.opens > 0
-        });
+        let is_taken = same_block
+            .into_iter()
+            .any(|(other, node)| other.generation == inode.generation || node.links > 0 || node.opens > 0);
         if is_taken {
             return false;
         }
@@ -442,11 +480,9 @@ impl Model for Tree {
                 [*dir].into_iter().chain(self.child(*dir, name)).collect()
             }
             Attempt::Link { inode, dir, .. } => vec![*inode, *dir],
-            Attempt::Rename { from, to, .. } => [from.0, to.0]
-                .into_iter()
-                .chain(self.child(from.0, &from.1))
-                .chain(self.child(to.0, &to.1))
-                .collect(),
+            Attempt::Rename { from, to, .. } => {
+                [from.0, to.0].into_iter().chain(self.child(from.0, &from.1)).chain(self.child(to.0, &to.1)).collect()
+            }
             Attempt::Touch { inode }
             | Attempt::Attributes { inode }
             | Attempt::SetPermissions { inode, .. }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dlm_api::{BlockingCallback, Flags, Granted, LockError, LockId, LockManager, Mode, ResourceName, ValueBlock};
+use dlm_core::Faults;
 use tokio::sync::Notify;
 
 use crate::checkers::locks::{Asked, Client, LockJudge};
@@ -26,7 +27,7 @@ pub fn run(sim: &Sim, seed: u64, plant: Option<&str>) -> Result<(), String> {
     let members = dice.between(3, 6) as u32;
     let clients = dice.between(1, 4) as u32;
     let resources = dice.between(1, 4) as usize;
-    let lockspaces = Lockspaces::new(sim, &mut dice, members, plant);
+    let lockspaces = Lockspaces::new(sim, &mut dice, members, plant.and_then(Faults::by_name).unwrap_or_default());
     let world = Arc::new(LockWorld {
         sim: sim.clone(),
         judge: Mutex::new(LockJudge::new(dice.percent(60))),
@@ -81,9 +82,9 @@ pub fn join(sim: &Sim, lockspaces: &Arc<Lockspaces>) -> Result<(), String> {
     expect_done(sim.run(Limits { time: Duration::from_secs(60), steps: 1_000_000 }), "joining the lockspace")
 }
 
-/// The lock manager's deliberate faults and the driver's.
+/// The lock manager's own deliberate faults.
 pub fn plants() -> Vec<&'static str> {
-    crate::member::plants()
+    Faults::ALL.iter().map(|(name, _)| *name).collect()
 }
 
 /// Cuts connections now and then while the load lasts.
