@@ -62,6 +62,8 @@ pub enum RecordFault {
     Length { found: usize, left: usize },
     /// Name and value, or name and pointers, do not fit the record.
     Content { needed: usize, record_len: usize },
+    /// A value longer than any may be, or than its blocks have room for.
+    Value { found: usize, max: usize },
     /// A record without an attribute still has pointers.
     Unused { pointers: u8 },
     /// Not one of the kinds.
@@ -80,6 +82,7 @@ impl std::fmt::Display for RecordError {
             RecordFault::Content { needed, record_len } => {
                 write!(f, "expected content that fits {record_len} bytes, found {needed} bytes")
             }
+            RecordFault::Value { found, max } => write!(f, "expected a value up to {max} bytes, found {found}"),
             RecordFault::Unused { pointers } => {
                 write!(f, "expected no pointers in an unused record, found {pointers}")
             }
@@ -149,9 +152,16 @@ fn record(rest: &[u8], offset: usize, block: usize) -> Result<Record<'_>, Record
     let pointer_bytes = usize::from(header.pointer_count) * 8;
     // Pointers start at a multiple of 8 behind the name.
     let (value, pointers) = match header.pointer_count {
-        0 => (name_len..name_len + header.value_len.get() as usize, 0..0),
+        0 => (name_len..name_len.saturating_add(header.value_len.get() as usize), 0..0),
         _ => (0..0, name_len.next_multiple_of(8)..name_len.next_multiple_of(8) + pointer_bytes),
     };
+    let value_len = header.value_len.get() as usize;
+    // A value block has as many bytes as the records of a block have.
+    let room = usize::from(header.pointer_count) * block;
+    if value_len > VALUE_MAX || header.pointer_count != 0 && room < value_len {
+        let max = if header.pointer_count == 0 { VALUE_MAX } else { room.min(VALUE_MAX) };
+        return Err(fail(RecordFault::Value { found: value_len, max }));
+    }
     let needed = HEADER_BYTES + value.end.max(pointers.end).max(name_len);
     let content = fail(RecordFault::Content { needed, record_len });
     if needed > record_len {

@@ -7,6 +7,7 @@
 
 pub mod bitmap;
 pub mod checksum;
+pub mod describe;
 pub mod dinode;
 pub mod directory;
 pub mod eattr;
