@@ -10,8 +10,6 @@ use crate::error::ProtocolError;
 pub const TEXT_LIMIT: usize = 64 * 1024;
 /// Longest key (RFC 7143 §6.1).
 const KEY_MAX: usize = 63;
-/// Most pairs in one list.
-const PAIRS_MAX: usize = 256;
 
 /// A list of parameters, in the order they were sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,9 +33,6 @@ impl Parameters {
                 continue;
             }
             let bad = |what| ProtocolError::BadText { at_byte: start, what };
-            if pairs.len() == PAIRS_MAX {
-                return Err(ProtocolError::TooMany { what: "parameters", limit: PAIRS_MAX });
-            }
             let piece = str::from_utf8(piece).map_err(|_| bad("it is not UTF-8"))?;
             let (key, value) = piece.split_once('=').ok_or_else(|| bad("there is no '='"))?;
             if key.is_empty() || key.len() > KEY_MAX {

@@ -135,9 +135,10 @@ impl TargetSession {
         &mut self.transmit
     }
 
-    /// Whether the shell may read more: not while too many answers wait to be written, nor once closed.
+    /// Whether the shell may read more: not while too many answers wait to be written, nor after a logout.
     pub fn wants_input(&self) -> bool {
-        self.transmit.len() < TRANSMIT_PAUSE && !self.is_closed()
+        let is_open = matches!(self.phase, Phase::Login(_) | Phase::FullFeature { .. });
+        is_open && self.transmit.len() < TRANSMIT_PAUSE
     }
 
     /// Whether the session is over.

@@ -57,8 +57,11 @@ impl Receiver {
             _ => HEADER_LEN,
         };
         let room = self.buffer.capacity() - self.buffer.len();
-        if room < missing || room < ROOM_MIN {
-            self.buffer.reserve(missing + READ_AHEAD);
+        // A new buffer is taken rather than a larger one, so that its size stays exact.
+        if room < missing.max(ROOM_MIN) && !self.buffer.try_reclaim(missing.max(ROOM_MIN)) {
+            let mut fresh = BytesMut::with_capacity(self.buffer.len() + missing + READ_AHEAD);
+            fresh.extend_from_slice(&self.buffer);
+            self.buffer = fresh;
         }
         &mut self.buffer
     }
