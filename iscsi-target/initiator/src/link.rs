@@ -19,7 +19,7 @@ pub async fn drive(shared: &Shared, mut reader: OwnedReadHalf, writer: Arc<Owned
     let mut timer = pin!(clock::sleep_until(clock::now()));
     let mut input = None;
     loop {
-        let (wants_write, deadline) = match shared.with(|core| core.turn(input.take(), &shared.wake)) {
+        let (wants_write, deadline) = match shared.with(|core| core.turn(input.take())) {
             Turn::Closed(reason) => return reason,
             Turn::Wait { wants_write, deadline } => (wants_write, deadline),
         };

@@ -161,7 +161,7 @@ impl Shared {
             let request = Request { command, waiter: Waiter::Question(completer), since: now, attempts: 0 };
             core.requests.insert(token, request);
             core.send(token, now);
-            core.write(&self.wake);
+            core.write_from_outside(&self.wake);
         });
         answer
     }
@@ -224,6 +224,12 @@ pub struct Core {
     closing: Closing,
     capacity_changed: bool,
     finished: Vec<Finished>,
+}
+
+enum Written {
+    All,
+    /// The socket is full, or has failed.
+    Part,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,7 +324,7 @@ impl Core {
             self.troubled_since = None;
         }
         self.send_parked(now);
-        self.write(wake);
+        self.write_from_outside(wake);
     }
 
     /// Answers everything, now and later, with `error`. Who is dead stays dead of the first cause.
@@ -377,7 +383,8 @@ impl Core {
     }
 
     /// One step of the connection: takes what the session has to say and the time, sends what there is.
-    pub fn turn(&mut self, input: Option<Input>, wake: &Notify) -> Turn {
+    /// Never wakes the task: that would be itself, again and again, while the socket is full.
+    pub fn turn(&mut self, input: Option<Input>) -> Turn {
         let now = clock::now();
         if let (Some(input), Some(session)) = (input, &mut self.session) {
             session.handle(input, now);
@@ -388,7 +395,8 @@ impl Core {
             self.closing = Closing::LoggingOut { until: now + LOGOUT_PATIENCE };
             self.session_input(Input::Logout, now);
         }
-        self.write(wake);
+        // What was not taken is seen below: as bytes that wait, or as the end of the session.
+        let _ = self.write();
         self.take_outputs(now);
         if let Some(reason) = self.closed.take() {
             return Turn::Closed(reason);
@@ -503,12 +511,12 @@ impl Core {
     /// Sends what was handed in: at once where little is in flight, else through the task, which gathers what several
     /// callers hand in meanwhile.
     fn push(&mut self, wake: &Notify) {
-        if self.in_flight <= INLINE_DEPTH { self.write(wake) } else { wake.notify_one() }
+        if self.in_flight <= INLINE_DEPTH { self.write_from_outside(wake) } else { wake.notify_one() }
     }
 
-    /// Writes to the socket what it takes.
-    fn write(&mut self, wake: &Notify) {
-        let (Some(session), Some(writer)) = (&mut self.session, &self.writer) else { return };
+    /// Writes to the socket what it takes. Afterwards there is something for the task to do if not all was taken.
+    fn write(&mut self) -> Written {
+        let (Some(session), Some(writer)) = (&mut self.session, &self.writer) else { return Written::All };
         let queue = session.transmit();
         while queue.has_remaining() {
             let mut slices = [IoSlice::new(&[]); SLICES];
@@ -519,16 +527,20 @@ impl Core {
                     queue.advance(taken);
                     continue;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // The task waits for room.
-                    wake.notify_one();
-                    return;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Written::Part,
                 Err(error) => error.to_string(),
             };
             session.handle(Input::StreamEnded { what }, clock::now());
-            wake.notify_one();
-            return;
+            return Written::Part;
+        }
+        Written::All
+    }
+
+    /// As [`Core::write`], on another thread than the task's, which is woken for the rest.
+    fn write_from_outside(&mut self, wake: &Notify) {
+        match self.write() {
+            Written::All => {}
+            Written::Part => wake.notify_one(),
         }
     }
 

@@ -85,6 +85,27 @@ fn what_is_written_is_read_and_lies_on_the_targets_disk() {
     }
 }
 
+/// On one thread, where a connection that keeps itself busy while the socket is full would never hear the target.
+#[test]
+fn large_writes_come_through_on_a_single_thread() {
+    for kind in KINDS {
+        let Some(server) = Server::start(kind) else { continue };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let disk = connect(&server, options()).await;
+            let large = Bytes::from(vec![7; 8 << 20]);
+            let writes: Vec<_> = (0..6u64)
+                .map(|i| disk.write(ByteOffset(i * (8 << 20)), vec![large.clone()], Durability::Cached))
+                .collect();
+            for write in writes {
+                write.await.expect("the write works");
+            }
+            assert_eq!(disk.status().reconnects, 0, "{kind:?}: a command was given up");
+            disk.close().await;
+        });
+    }
+}
+
 #[test]
 fn a_target_killed_again_and_again_under_load_loses_no_acknowledged_write() {
     for kind in KINDS {
