@@ -245,6 +245,7 @@ fn put_message(out: &mut BytesMut, message: &Message) {
             }
         }
         Message::EntriesDone { view } => put_kind_view(out, kind::ENTRIES_DONE, *view),
+        Message::EntriesTaken { view } => put_kind_view(out, kind::ENTRIES_TAKEN, *view),
         Message::Join => out.put_u8(kind::JOIN),
         Message::Leave => out.put_u8(kind::LEAVE),
         Message::Prepare { view, members, previous } => {
@@ -520,6 +521,7 @@ impl<'a> Reader<'a> {
                 Message::Entries { view, entries }
             }
             kind::ENTRIES_DONE => Message::EntriesDone { view: self.view()? },
+            kind::ENTRIES_TAKEN => Message::EntriesTaken { view: self.view()? },
             kind::JOIN => Message::Join,
             kind::LEAVE => Message::Leave,
             kind::PREPARE => {
@@ -562,6 +564,7 @@ mod kind {
     pub(super) const MOVED: u8 = 52;
     pub(super) const ENTRIES: u8 = 53;
     pub(super) const ENTRIES_DONE: u8 = 54;
+    pub(super) const ENTRIES_TAKEN: u8 = 55;
     pub(super) const JOIN: u8 = 64;
     pub(super) const LEAVE: u8 = 65;
     pub(super) const PREPARE: u8 = 66;

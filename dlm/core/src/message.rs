@@ -127,6 +127,10 @@ pub enum Message {
     EntriesDone {
         view: ViewId,
     },
+    /// To a leaver: all that it handed over is here, and it is counted on no more.
+    EntriesTaken {
+        view: ViewId,
+    },
     // Views: asked for, prepared, committed by the coordinator.
     Join,
     Leave,
@@ -182,7 +186,8 @@ impl Message {
             | Self::Redirected { .. }
             | Self::Moved { .. }
             | Self::Entries { .. }
-            | Self::EntriesDone { .. } => false,
+            | Self::EntriesDone { .. }
+            | Self::EntriesTaken { .. } => false,
         }
     }
 }

@@ -1,1 +1,14 @@
-//! Placeholder of the layout; see ARCHITECTURE.md.
+//! A member of a lockspace in this process: the lock manager's core with sockets, timers and a
+//! thread around it.
+//!
+//! `view` says who the members are, `hello` is the handshake between two of them, `links` keeps the
+//! connections, `member` is what lock users see. What is granted to whom is `dlm-core`'s business;
+//! nothing here decides it.
+
+mod hello;
+mod links;
+pub mod member;
+pub mod view;
+
+pub use member::{JoinError, JoinOptions, LeaveError, Member};
+pub use view::{MemberAddress, View, ViewError};

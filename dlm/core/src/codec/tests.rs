@@ -43,6 +43,7 @@ fn messages() -> Vec<Message> {
         Message::Moved { name: name.clone(), master: NodeId(1) },
         Message::Entries { view, entries: vec![(name.clone(), NodeId(1)), (name, NodeId(2))] },
         Message::EntriesDone { view },
+        Message::EntriesTaken { view },
         Message::Join,
         Message::Leave,
         Message::Prepare { view, members: vec![life], previous: vec![NodeId(1), NodeId(2)] },
