@@ -1,0 +1,73 @@
+//! The initiator's machine over a blocking socket: one command at a time.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use base::Instant;
+use bytes::Buf;
+use iscsi_target_proto::initiator::{CloseReason, CommandToken, InitiatorConfig, InitiatorSession, Input, Output};
+use iscsi_target_proto::scsi::{Completion, ScsiCommand};
+
+/// Time stands still: nothing here waits for a time-out.
+const NOW: Instant = Instant::from_nanos(1);
+
+pub struct Initiator {
+    stream: TcpStream,
+    session: InitiatorSession,
+}
+
+impl Initiator {
+    /// Logs in; `qualifier` tells initiator ports of the same name apart.
+    pub fn login(address: SocketAddr, target: &str, qualifier: u32) -> Result<Self, CloseReason> {
+        let stream = TcpStream::connect(address).expect("the target listens");
+        let config = InitiatorConfig::new("iqn.2026-11.org.corral:driver", Some(target), qualifier);
+        let mut initiator = Self { stream, session: InitiatorSession::new(config, NOW) };
+        loop {
+            match initiator.next()? {
+                Output::LoggedIn { .. } => return Ok(initiator),
+                other => panic!("{other:?} during the login"),
+            }
+        }
+    }
+
+    pub fn run(&mut self, command: ScsiCommand) -> Completion {
+        self.try_run(command).expect("the session lives")
+    }
+
+    pub fn try_run(&mut self, command: ScsiCommand) -> Result<Completion, CloseReason> {
+        self.session.handle(Input::Command { token: CommandToken(1), command }, NOW);
+        match self.next()? {
+            Output::Completed { completion, .. } => Ok(completion),
+            other => panic!("{other:?} for a command"),
+        }
+    }
+
+    fn next(&mut self) -> Result<Output, CloseReason> {
+        loop {
+            match self.session.poll_output() {
+                Some(Output::Closed(reason)) => return Err(reason),
+                Some(output) => return Ok(output),
+                None => self.exchange(),
+            }
+        }
+    }
+
+    fn exchange(&mut self) {
+        let ended = |error: std::io::Error| Input::StreamEnded { what: error.to_string() };
+        while self.session.transmit().has_remaining() {
+            match self.stream.write(self.session.transmit().chunk()) {
+                Ok(count) => self.session.transmit().advance(count),
+                Err(error) => return self.session.handle(ended(error), NOW),
+            }
+        }
+        let mut piece = [0; 8192];
+        match self.stream.read(&mut piece) {
+            Ok(0) => self.session.handle(Input::StreamEnded { what: "closed".to_owned() }, NOW),
+            Ok(count) => {
+                self.session.receive_buffer().extend_from_slice(&piece[..count]);
+                self.session.handle(Input::Received, NOW);
+            }
+            Err(error) => self.session.handle(ended(error), NOW),
+        }
+    }
+}
