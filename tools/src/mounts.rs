@@ -249,6 +249,7 @@ fn patiently<T>(
     what: &str,
     mut ask: impl FnMut(Duration) -> Option<T>,
 ) -> Option<T> {
+    let start = clock::now();
     loop {
         let left = deadline.saturating_duration_since(clock::now());
         if let Some(answer) = ask(left.min(Duration::from_secs(5))) {
@@ -257,7 +258,7 @@ fn patiently<T>(
         if left.is_zero() {
             return None;
         }
-        waiting(&format!("waiting for {what}"));
+        waiting(&format!("after {} still waiting for {what}", clock::human(clock::now().duration_since(start))));
     }
 }
 

@@ -21,9 +21,12 @@ pub fn own_folder() -> io::Result<PathBuf> {
 /// The full path of the sibling program `name`.
 pub fn find(name: &str) -> Result<PathBuf, String> {
     let folder = own_folder().map_err(|e| format!("cannot tell where this program is: {e}"))?;
-    let beside = folder.join(name);
-    if is_program(&beside) {
-        return Ok(beside);
+    // Cargo cannot build a program with a dot in its name, so in a build folder mkfs.gfs2 is mkfs-gfs2.
+    for spelling in [name.to_string(), name.replace('.', "-")] {
+        let beside = folder.join(spelling);
+        if is_program(&beside) {
+            return Ok(beside);
+        }
     }
     if name.starts_with("corral") {
         let found =

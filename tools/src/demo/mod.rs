@@ -26,6 +26,8 @@ use layout::Layout;
 use session::Session;
 use story::Story;
 
+use crate::output;
+
 /// What ends the story.
 enum Event {
     /// A signal asks to stop; its name and the exit code that tells of it.
@@ -51,7 +53,8 @@ pub fn quickstart() -> ExitCode {
     {
         let (session, story) = (Arc::clone(&session), Arc::clone(&story));
         thread::spawn(move || {
-            let _ = tell.send(Event::Finished(start::run(&session, &story)));
+            let told = thread::spawn(move || start::run(&session, &story)).join();
+            let _ = tell.send(Event::Finished(told.unwrap_or_else(|_| Err("a bug: the story panicked".into()))));
         });
     }
     let (message, code) = loop {
@@ -82,10 +85,10 @@ pub fn quickstart() -> ExitCode {
 /// Ends the cluster of the nearest run folder.
 pub fn down(purge: bool) -> ExitCode {
     let Some(layout) = Layout::near() else {
-        println!("nothing to end: no run folder of quickstart here (CORRAL_RUN names one)");
+        output::print("nothing to end: no run folder of quickstart here (CORRAL_RUN names one)\n");
         return ExitCode::SUCCESS;
     };
-    let report = down::run(&layout, &|line| println!("{line}"));
+    let report = down::run(&layout, &|line| output::print(&format!("{line}\n")));
     let mut code = ExitCode::SUCCESS;
     if !report.is_empty_handed() {
         eprintln!("corral down: still there: {}", report.left.join(", "));
@@ -99,9 +102,9 @@ pub fn down(purge: bool) -> ExitCode {
         if let Err(e) = layout.purge() {
             return failed(&e);
         }
-        println!("everything is down, {} is deleted", layout.run.display());
+        output::print(&format!("everything is down, {} is deleted\n", layout.run.display()));
     } else {
-        println!("everything is down; {} stays (--purge deletes it)", layout.disk().display());
+        output::print(&format!("everything is down; {} stays (--purge deletes it)\n", layout.disk().display()));
     }
     code
 }

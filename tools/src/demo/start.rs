@@ -16,8 +16,9 @@ use super::story::Story;
 use super::{down, network, together, tree};
 use crate::clock;
 use crate::mounts::{MOUNT_PROGRAM, Mount};
-use crate::{links, sibling};
+use crate::{links, output, sibling};
 
+const MKFS_PROGRAM: &str = "mkfs.gfs2";
 /// How long the target may take to listen, and all mounts together to become usable.
 const LISTEN_MAX: Duration = Duration::from_secs(20);
 const MOUNT_MAX: Duration = Duration::from_secs(90);
@@ -28,6 +29,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 pub fn run(session: &Session, story: &Story) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("namespaces and mounts need root: run it as root (sudo ./quickstart)".into());
+    }
+    for program in [TARGET_PROGRAM, MOUNT_PROGRAM, MKFS_PROGRAM] {
+        sibling::find(program)?;
     }
     let layout = &session.layout;
     let (_, refused) = links::make(&layout.bin()).map_err(|e| format!("{}: {e}", layout.bin().display()))?;
@@ -165,7 +169,7 @@ fn make_filesystem(session: &Session) -> Result<(), String> {
         format!("{CLUSTER}:{LOCKSPACE}"),
         layout.url(),
     ];
-    session.run(&layout.node(1), &sibling::find("mkfs.gfs2")?, &arguments)
+    session.run(&layout.node(1), &sibling::find(MKFS_PROGRAM)?, &arguments)
 }
 
 fn mount_all(session: &Session, story: &Story) -> Result<String, String> {
@@ -208,11 +212,14 @@ fn mount_all(session: &Session, story: &Story) -> Result<String, String> {
 }
 
 fn farewell(layout: &Layout) {
-    let (mnt, bin) = (shown(&layout.node(2).mnt()), shown(&layout.bin()));
-    println!("\nThe cluster is running. To try next:\n");
-    println!("  export PATH=$PWD/{bin}:$PATH");
-    println!("  ls {mnt}                    the same files on every node");
-    println!("  echo hello > {}/hello; cat {mnt}/hello", shown(&layout.node(1).mnt()));
-    println!("  corral status                    what runs where");
-    println!("  corral down                      end everything; {} stays", shown(&layout.disk()));
+    let (one, two, bin) = (shown(&layout.node(1).mnt()), shown(&layout.node(2).mnt()), shown(&layout.bin()));
+    let disk = shown(&layout.disk());
+    output::print(&format!(
+        "\nThe cluster is running. To try next:\n\n  \
+         export PATH=$PWD/{bin}:$PATH\n  \
+         ls {two}                              the same files on every node\n  \
+         echo hello >{one}/hello; cat {two}/hello\n  \
+         corral status                                what runs where\n  \
+         corral down                                  end everything; {disk} stays\n"
+    ));
 }
