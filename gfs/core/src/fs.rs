@@ -163,6 +163,8 @@ impl Fs {
             expected: format!("a block of type {kind:?}"),
             found: error.to_string(),
         })?;
+        // A copy: what was read may be a part of a much larger receive buffer.
+        let bytes = Bytes::copy_from_slice(&bytes);
         glock.blocks.lock().expect("invariant: no panic under this lock").insert(block, bytes.clone());
         Ok(bytes)
     }
@@ -184,7 +186,7 @@ impl Fs {
         let mut out = Vec::with_capacity(numbers.len());
         let mut blocks = glock.blocks.lock().expect("invariant: no panic under this lock");
         for (index, number) in numbers.iter().enumerate() {
-            let slice = bytes.slice(index * size.as_usize()..(index + 1) * size.as_usize());
+            let slice = Bytes::copy_from_slice(&bytes[index * size.as_usize()..(index + 1) * size.as_usize()]);
             let kind = if index == 0 { MetaType::ResourceGroup } else { MetaType::ResourceGroupBitmap };
             MetaHeader::check(&slice, kind).map_err(|error| {
                 self.found(Error::Corrupt {
@@ -211,6 +213,9 @@ impl Fs {
             Err(Error::Corrupt { block, .. }) if block == number => return Err(Error::Stale),
             other => other?,
         };
+        if MetaHeader::check(&block, MetaType::Dinode).is_err() {
+            return Err(Error::Stale);
+        }
         let dinode = self.io(DinodeBlock::decode(&block, number, self.block_size()))?;
         let head = dinode.head();
         if head.number.formal.get() != inode.generation || head.link_count.get() == 0 && glock.opens() == 0 {

@@ -19,6 +19,10 @@ pub trait KernelCaches: Send + Sync + 'static {
     /// `name` of `directory` is about to be given out with a lifetime. Called before the check
     /// that the glock may still cache, so that a drain that begins in between knows of it.
     fn announce_name(&self, directory: u64, name: &[u8]);
+    /// Attributes of `inode` are about to be given out. Called while the glock that justifies them
+    /// is held: attributes are dropped only if some were given out, because dropping them also
+    /// voids replies that are on their way.
+    fn announce_attributes(&self, _inode: u64) {}
     /// Whether some handle open for writing, or a mapping made from one, exists on this node: then
     /// a page may be dirtied without a request, and page fills take the glock exclusively.
     fn may_dirty_pages(&self, inode: u64) -> bool;

@@ -315,7 +315,7 @@ impl Glock {
             State::Shared => inner.shared_holders -= 1,
             State::Unlocked => {}
         }
-        if !inner.has_holders() {
+        if !inner.has_exclusive_holder {
             this.holders_gone.notify_one();
         }
         let granted = inner.grant_waiters(this);
@@ -398,7 +398,7 @@ impl Glock {
             table.caches.drop_names(number).await;
         }
         self.drain_pages(table).await;
-        self.wait_for_holders().await;
+        self.wait_for_holders(target).await;
         if is_inode && contents != Contents::Unknown && target == State::Unlocked {
             table.caches.drop_attributes(number).await;
         }
@@ -470,11 +470,16 @@ impl Glock {
         Ok(())
     }
 
-    async fn wait_for_holders(&self) {
+    /// Waits until nobody here holds more than `target` allows: readers may stay when it is only
+    /// lowered to shared.
+    async fn wait_for_holders(&self, target: State) {
         loop {
             let gone = self.holders_gone.notified();
-            if !self.inner().has_holders() {
-                return;
+            {
+                let inner = self.inner();
+                if !inner.has_exclusive_holder && (target == State::Shared || inner.shared_holders == 0) {
+                    return;
+                }
             }
             gone.await;
         }

@@ -77,6 +77,7 @@ impl Fs {
         let glock = self.inode_glock(inode.number.0);
         let guard = glock.shared(class).await?;
         let dinode = self.inode(guard.glock(), inode).await?;
+        self.caches.announce_attributes(inode.number.0);
         let token = glock.lifetime();
         let attributes = dinode.attributes(self.block_size());
         Ok(AttributesReply { attributes, lifetime: lifetime(&glock, token) })
@@ -101,11 +102,13 @@ impl Fs {
         }
         let now = self.wall_time();
         let mut transaction = self.log.begin(2).await?;
+        let is_directory = dinode.is_directory();
+        let is_directory = dinode.is_directory();
         let head = dinode.head_mut();
         if let Some(mode) = changes.mode {
             head.mode = ((head.mode.get() & kind::MASK) | (mode & 0o7777)).into();
         }
-        if changes.clear_suid {
+        if changes.clear_suid && !is_directory {
             let mode = head.mode.get();
             // Set-group-id without group execution marks mandatory locking, not a program.
             let group = if mode & 0o010 != 0 { 0o2000 } else { 0 };

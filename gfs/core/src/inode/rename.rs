@@ -98,6 +98,10 @@ impl Fs {
         if target_ref == Some(source_ref) {
             return Ok(None);
         }
+        if target_ref.is_some_and(|target| target.number == from.dir.number) {
+            // The target is the directory that the source is in: not empty, and held already.
+            return Err(if mode == RenameMode::Exchange { Error::Invalid } else { Error::NotEmpty });
+        }
         let (_guards, mut held) = self.hold_inodes(source_ref, target_ref).await?;
         let mut target_held = target_ref.map(|_| held.pop().expect("invariant: the target was held"));
         let mut source_held = held.pop().expect("invariant: the source was held");

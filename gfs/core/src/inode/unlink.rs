@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use gfs_format::BlockState;
+use gfs_format::dinode::flags;
+
 use super::attr::check_name;
 use super::block::DinodeBlock;
 use crate::alloc::GroupEdit;
@@ -10,8 +13,6 @@ use crate::dir::Place;
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::glock::{Glock, GlockKey, RequestClass, State, nondisk};
-use gfs_format::BlockState;
-use gfs_format::dinode::flags;
 
 impl Fs {
     /// Removes a name of a file.
@@ -133,11 +134,10 @@ impl Fs {
         let group = groups.iter_mut().find(|edit| edit.group().contains(address));
         group.expect("invariant: the inode's group is locked").free_dinode(address);
         self.forget_data(glock, 0, &mut transaction);
-        transaction.revoke(glock, address);
+        transaction.bury(glock, address);
         for group in groups {
             group.finish(&mut transaction);
         }
-        glock.forget_former_life();
         Ok(true)
     }
 }

@@ -5,7 +5,8 @@
 //! 2. ordered data is written in place;
 //! 3. descriptors, blocks and revokes are written to the log;
 //! 4. the device is flushed;
-//! 5. the header is written, forced.
+//! 5. the header is written, forced;
+//! 6. freed dinodes are wiped, and the blocks freed may be used again.
 //!
 //! Before another node may have a glock:
 //! 1. its dirty data is written, and if anything of it is pending, a commit;
@@ -149,7 +150,20 @@ impl Log {
             oldest.map_or(own, |oldest| oldest.min(own))
         };
         self.put_header(header_position, tail, flags::FLUSH_NORMAL | cause, space).await?;
+        self.wipe(&pending).await?;
         self.apply_commit(pending, start);
+        Ok(())
+    }
+
+    /// Overwrites dinodes that the commit has freed, before anybody else can get their blocks.
+    async fn wipe(&self, pending: &Pending) -> Result<()> {
+        let nothing = Bytes::from(vec![0; self.ring.block_size().as_usize()]);
+        let writes = pending.dead.iter().map(|block| {
+            self.device.write(self.ring.offset(*block), vec![nothing.clone()], Durability::Cached)
+        });
+        for write in start_all(writes.collect()).await {
+            write?;
+        }
         Ok(())
     }
 

@@ -55,6 +55,9 @@ pub(super) struct Pending {
     pub glocks: BTreeSet<GlockKey>,
     /// Blocks freed, by resource group: not to be used again before the commit.
     pub freed: Vec<(GlockKey, u64)>,
+    /// Freed dinodes. What lies in place may still say that they are linked, so they are wiped
+    /// after the commit: whoever remembers the inode must not take it for a live one.
+    pub dead: BTreeSet<u64>,
 }
 
 impl Pending {
@@ -251,6 +254,15 @@ impl Transaction<'_> {
         state.pending.blocks.remove(&block);
         state.pending.revokes.insert(block);
         state.pending.glocks.insert(glock.key());
+    }
+
+    /// Says that the inode at `block` is no more. Until another takes its place, whoever looks
+    /// there finds no inode.
+    pub fn bury(&mut self, glock: &Arc<Glock>, block: u64) {
+        self.revoke(glock, block);
+        let nothing = Bytes::from(vec![0; self.log.ring.block_size().as_usize()]);
+        glock.blocks.lock().expect("invariant: no panic under this lock").insert(block, nothing);
+        self.log.state().pending.dead.insert(block);
     }
 
     /// Says that dirty data of the inode must be in place before the commit.
