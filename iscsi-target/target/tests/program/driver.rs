@@ -22,11 +22,9 @@ impl Initiator {
         let stream = TcpStream::connect(address).expect("the target listens");
         let config = InitiatorConfig::new("iqn.2026-11.org.corral:driver", Some(target), qualifier);
         let mut initiator = Self { stream, session: InitiatorSession::new(config, NOW) };
-        loop {
-            match initiator.next()? {
-                Output::LoggedIn { .. } => return Ok(initiator),
-                other => panic!("{other:?} during the login"),
-            }
+        match initiator.next()? {
+            Output::LoggedIn { .. } => Ok(initiator),
+            other => panic!("{other:?} during the login"),
         }
     }
 

@@ -61,7 +61,8 @@ impl Program {
                     .expect("a file can be written");
             }
         }
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program can be started");
+        let mut child =
+            command.env("CORRAL_LOG", "error").stdout(Stdio::piped()).spawn().expect("the program can be started");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("it says something");
