@@ -22,15 +22,20 @@ impl Lockspace {
     pub(crate) fn start_handover(&mut self) {
         let names: Vec<_> = self.resources.keys().cloned().collect();
         for name in names {
-            let Some(resource) = self.resources.get_mut(&name) else { continue };
-            match &mut resource.role {
-                Role::Master(queues) if !queues.is_unused() => {
-                    let queues = std::mem::take(&mut **queues);
-                    self.move_mastership(name, queues);
-                }
-                Role::Master(_) | Role::Remote { .. } | Role::LookupParked => self.forget_unused(&name),
-                Role::LookingUp | Role::Removing | Role::Moving(_) => {}
+            self.hand_over(&name);
+        }
+    }
+
+    /// The same for one name, if its role is settled; else once it is.
+    pub(crate) fn hand_over(&mut self, name: &ResourceName) {
+        let Some(resource) = self.resources.get_mut(name) else { return };
+        match &mut resource.role {
+            Role::Master(queues) if !queues.is_unused() => {
+                let queues = std::mem::take(&mut **queues);
+                self.move_mastership(name.clone(), queues);
             }
+            Role::Master(_) | Role::Remote { .. } | Role::LookupParked => self.forget_unused(name),
+            Role::LookingUp | Role::Removing | Role::Moving(_) => {}
         }
     }
 

@@ -61,7 +61,11 @@ impl Lockspace {
         resource.role = if master == me { Role::Master(Box::default()) } else { Role::Remote { master } };
         self.send_pending_of(name);
         self.fail_if_stuck(name);
-        self.note_if_unused(name);
+        if self.membership.is_handing_over() {
+            self.hand_over(name);
+        } else {
+            self.note_if_unused(name);
+        }
     }
 
     /// The answer to `Remove`: the name is nobody's, or somebody else's.

@@ -121,6 +121,11 @@ impl Membership {
         self.prepared.iter().flat_map(|prepared| prepared.members.iter().map(|life| life.node))
     }
 
+    /// Whether this member leaves by the view that is prepared.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        self.prepared.as_ref().is_some_and(|prepared| prepared.is_handover_started)
+    }
+
     /// Whether messages of `node` have a meaning: a member, or a leaver that is not yet done.
     pub(crate) fn counts_on(&self, node: NodeId) -> bool {
         self.members().any(|member| member == node) || self.entries_awaited.contains(&node)

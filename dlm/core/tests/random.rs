@@ -214,6 +214,51 @@ fn every_planted_fault_is_found() {
     }
 }
 
+/// A member dies without a word: every request of the others ends, granted or not, nothing that the
+/// dead member held is given to anybody, and leaving fails with a reason instead of hanging.
+#[test]
+fn a_lost_member_blocks_nobody_for_ever_and_loses_nothing_it_held() {
+    for seed in 0..60 {
+        let mut cluster = Cluster::new(seed, 3, Faults::default());
+        cluster.lost_after = Some(std::time::Duration::from_secs(2));
+        for node in cluster.all.clone() {
+            cluster.start(node);
+        }
+        let names: Vec<_> = (0..6).map(|number| name(&format!("name {number}"))).collect();
+        let shape = Shape { members: 3, names: 6, steps: 0, loss_percent: 0, leaves: false };
+        let dead = NodeId(1 + (seed % 3) as u32);
+        for step in 0..3000 {
+            if step == 1000 {
+                cluster.kill(dead);
+            }
+            cluster.step();
+            if cluster.random.chance(30) {
+                act(&mut cluster, &names, &shape);
+            }
+            give_way(&mut cluster);
+        }
+        let living = |cluster: &Cluster| {
+            cluster.locks.iter().filter(|(_, lock)| lock.node != dead).map(|(id, _)| *id).collect::<Vec<_>>()
+        };
+        for _ in 0..3000 {
+            for lock in living(&cluster) {
+                if cluster.locks.get(&lock).is_some_and(|lock| lock.asked.is_none()) {
+                    cluster.unlock(lock);
+                }
+            }
+            cluster.step();
+        }
+        let story = || cluster.log[cluster.log.len().saturating_sub(200)..].join("\n");
+        assert!(cluster.wrong().is_none(), "seed {seed}: {:?}\n{}", cluster.wrong(), story());
+        assert!(living(&cluster).is_empty(), "seed {seed}: {:?}\n{}", cluster.locks, story());
+        for node in cluster.all.clone() {
+            cluster.leave(node);
+        }
+        let failures = cluster.log.iter().filter(|line| line.contains("LeaveFailed")).count();
+        assert_eq!(failures, 2, "seed {seed}: {:?}", cluster.log.last());
+    }
+}
+
 #[test]
 fn one_member_alone_needs_nobody() {
     let mut cluster = Cluster::new(1, 1, Faults::default());
