@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use base::{BoxFuture, Instant};
 use bytes::Buf;
-use iscsi_target_proto::pdu::{LoginStatus, TaskManagementResponse};
+use iscsi_target_proto::pdu::{LoginStatus, TaskFunction, TaskManagementResponse};
+use iscsi_target_proto::scsi::AdditionalSense;
 use iscsi_target_proto::target::{
     CloseReason, Command, Input, Output, PortalTarget, TargetConfig, TargetSession, TaskId, TaskResult,
 };
@@ -212,11 +213,15 @@ impl Connection {
                     }
                 }
                 Output::TaskManagement { task, function, lun } => {
-                    let is_known = lun.number().is_some_and(|number| self.target.unit(number).is_some());
                     debug!(initiator = %self.who, ?function, "task management");
-                    let response = match is_known {
-                        true => TaskManagementResponse::Complete,
-                        false => TaskManagementResponse::NoSuchLun,
+                    let response = match lun.number().filter(|number| self.target.unit(*number).is_some()) {
+                        Some(number) => {
+                            if function == TaskFunction::LogicalUnitReset {
+                                self.target.raise_attention(number, AdditionalSense::BUS_DEVICE_RESET);
+                            }
+                            TaskManagementResponse::Complete
+                        }
+                        None => TaskManagementResponse::NoSuchLun,
                     };
                     self.handle(Input::TaskManagementDone { task, response });
                 }
@@ -232,7 +237,9 @@ impl Connection {
 
     fn begin(&mut self, command: &Command) {
         let task = command.task;
-        match execute::begin(&self.target, command) {
+        // The login made it a member, and no command comes before that.
+        let Some(membership) = &self.membership else { return };
+        match execute::begin(&self.target, &membership.attentions, command) {
             Step::Done(result) => self.finish(task, result),
             Step::Run(job) => self.start(task, 0, job),
             Step::Write(plan) => {

@@ -14,6 +14,7 @@ use iscsi_target_proto::scsi::{
 };
 use iscsi_target_proto::target::{Command, Direction, TaskResult};
 
+use crate::attention::Attentions;
 use crate::registry::Target;
 use crate::unit::LogicalUnit;
 
@@ -56,15 +57,36 @@ pub enum Job {
 }
 
 /// Decides what a command needs.
-pub fn begin(target: &Target, command: &Command) -> Step {
+pub fn begin(target: &Target, attentions: &Attentions, command: &Command) -> Step {
     let operation = match command.cdb.parse() {
         Ok(operation) => operation,
         Err(error) => return Step::Done(Sense::from(error).into()),
     };
     let unit = command.lun.number().and_then(|number| target.unit(number));
     match unit {
-        Some(unit) => begin_on(target, unit, command, operation),
+        Some(unit) => match attention(attentions, unit.number, operation) {
+            Some(result) => Step::Done(result),
+            None => begin_on(target, unit, command, operation),
+        },
         None => Step::Done(without_unit(target, operation)),
+    }
+}
+
+/// What the initiator must be told before its command is carried out. INQUIRY and REPORT LUNS leave it for later, and
+/// REQUEST SENSE asks for it (SAM-5 §5.14).
+fn attention(attentions: &Attentions, unit: u16, operation: Operation) -> Option<TaskResult> {
+    match operation {
+        Operation::Inquiry { .. } | Operation::ReportLuns { .. } => None,
+        Operation::RequestSense { descriptor, allocation } => {
+            attentions.take(unit).map(|sense| request_sense(&sense, descriptor, allocation))
+        }
+        Operation::TestUnitReady
+        | Operation::ReadCapacity10
+        | Operation::ReadCapacity16 { .. }
+        | Operation::ModeSense { .. }
+        | Operation::Read { .. }
+        | Operation::Write { .. }
+        | Operation::SynchronizeCache { .. } => attentions.take(unit).map(TaskResult::from),
     }
 }
 
@@ -74,7 +96,7 @@ fn without_unit(target: &Target, operation: Operation) -> TaskResult {
     match operation {
         Operation::ReportLuns { select, allocation } => report_luns(target, select, allocation),
         Operation::Inquiry { page: None, allocation } => cut(InquiryIdentity::nobody(), allocation),
-        Operation::RequestSense { allocation, .. } => cut(not_supported.encode().to_vec(), allocation),
+        Operation::RequestSense { descriptor, allocation } => request_sense(&not_supported, descriptor, allocation),
         Operation::Inquiry { page: Some(_), .. }
         | Operation::TestUnitReady
         | Operation::ReadCapacity10
@@ -90,9 +112,7 @@ fn begin_on(target: &Target, unit: &Arc<LogicalUnit>, command: &Command, operati
     let result = match operation {
         Operation::TestUnitReady => TaskResult::good(0),
         Operation::RequestSense { descriptor, allocation } => {
-            let nothing = Sense::new(SenseKey::NoSense, AdditionalSense::NONE);
-            let data = if descriptor { nothing.encode_descriptor().to_vec() } else { nothing.encode().to_vec() };
-            cut(data, allocation)
+            request_sense(&Sense::new(SenseKey::NoSense, AdditionalSense::NONE), descriptor, allocation)
         }
         Operation::Inquiry { page: None, allocation } => cut(unit.profile().standard(), allocation),
         Operation::Inquiry { page: Some(page), allocation } => match inquiry_page(&unit.profile(), page) {
@@ -224,6 +244,11 @@ fn whole_blocks(data: Vec<Bytes>, block: u32) -> Vec<Bytes> {
         joined.extend_from_slice(buffer);
     }
     vec![joined.freeze()]
+}
+
+fn request_sense(sense: &Sense, descriptor: bool, allocation: u32) -> TaskResult {
+    let data = if descriptor { sense.encode_descriptor().to_vec() } else { sense.encode().to_vec() };
+    cut(data, allocation)
 }
 
 fn report_luns(target: &Target, select: u8, allocation: u32) -> TaskResult {

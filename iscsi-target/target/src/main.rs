@@ -3,6 +3,7 @@
 //! The program: options, sockets, signals, exit codes. 0 after SIGTERM or SIGINT with everything flushed, 1 if
 //! something cannot be used (a file, a port, the state directory), 2 for wrong options.
 
+mod attention;
 mod config;
 mod connection;
 mod execute;

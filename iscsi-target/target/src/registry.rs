@@ -5,9 +5,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iscsi_target_proto::pdu::LoginStatus;
+use iscsi_target_proto::scsi::AdditionalSense;
 use iscsi_target_proto::target::{Authentication, LoginDecision, LoginIdentity};
 use tokio::sync::{Notify, watch};
 
+use crate::attention::Attentions;
 use crate::unit::LogicalUnit;
 
 /// The only portal group.
@@ -39,6 +41,7 @@ struct Entry {
     tsih: u16,
     /// Tells the connection to end.
     leave: Arc<Notify>,
+    attentions: Arc<Attentions>,
     /// Closed when nothing of the session is under way any more.
     gone: watch::Receiver<()>,
 }
@@ -49,6 +52,7 @@ pub struct Membership {
     port: Option<InitiatorPort>,
     pub tsih: u16,
     pub leave: Arc<Notify>,
+    pub attentions: Arc<Attentions>,
     _gone: watch::Sender<()>,
 }
 
@@ -100,6 +104,13 @@ impl Target {
         }
     }
 
+    /// Lets every session be told something about a unit.
+    pub fn raise_attention(&self, unit: u16, what: AdditionalSense) {
+        for entry in self.sessions().by_port.values() {
+            entry.attentions.raise(unit, what);
+        }
+    }
+
     /// Makes everything that was written durable.
     pub async fn flush(&self) -> Result<(), String> {
         for unit in self.units.values().filter(|unit| !unit.is_read_only) {
@@ -126,10 +137,12 @@ impl Sessions {
         self.last_tsih = tsih;
         let (sender, gone) = watch::channel(());
         let leave = Arc::new(Notify::new());
+        let attentions = Arc::new(Attentions::default());
         if let Some(port) = &port {
-            self.by_port.insert(port.clone(), Entry { tsih, leave: leave.clone(), gone });
+            let entry = Entry { tsih, leave: leave.clone(), attentions: attentions.clone(), gone };
+            self.by_port.insert(port.clone(), entry);
         }
-        Ok(Membership { target: target.clone(), port, tsih, leave, _gone: sender })
+        Ok(Membership { target: target.clone(), port, tsih, leave, attentions, _gone: sender })
     }
 }
 
