@@ -71,37 +71,37 @@ impl Geometry {
         if blocks > device_blocks {
             return Err(MkfsError::LargerThanDevice { blocks: device_blocks, block: block.bytes() });
         }
+        if options.stripe.is_some_and(|stripe| stripe.unit.max(stripe.width) > device_bytes) {
+            return Err(MkfsError::DoesNotFit);
+        }
         let journal_mb = journal_mb(block, blocks, options)?;
         let journal_blocks = u64::from(journal_mb) * MIB / block.bytes();
-        let mut align = Alignment::new(block, options);
-        let mut at = SUPERBLOCK_OFFSET / block.bytes() + 1;
+        let align = Alignment::new(block, options);
+        let mut at = align.first(SUPERBLOCK_OFFSET / block.bytes() + 1);
         // The last block of the device is left out, as it always was.
         let end = blocks.checked_sub(1).ok_or(MkfsError::DoesNotFit)?;
 
-        let mut groups = Vec::new();
         let in_journal = TreeShape::of_file(block, journal_blocks).blocks().next_multiple_of(4);
+        let journal_span = align.up(header_blocks(block, in_journal) + in_journal);
+        let mut groups = Vec::new();
         for _ in 0..options.journals {
-            let address = align.next(at);
-            let length = header_blocks(block, in_journal);
-            let data_start = address + length;
-            at = data_start + in_journal;
+            groups.extend(group_within(block, at, journal_span)?);
+            at += journal_span;
             if at > end {
                 return Err(MkfsError::DoesNotFit);
             }
-            groups.push(Group { address, length: narrow(length)?, data_start, data_blocks: narrow(in_journal)? });
         }
 
-        let rest = end.checked_sub(at).filter(|n| *n > 0).ok_or(MkfsError::DoesNotFit)?;
+        let rest = end.checked_sub(at).filter(|rest| align.down(*rest) > 0).ok_or(MkfsError::DoesNotFit)?;
         let wanted = u64::from(options.group_mb.unwrap_or(GROUP_MB_DEFAULT)) * MIB / block.bytes();
-        let count = rest.div_ceil(align.round(wanted));
-        let (share, longer) = (rest / count, rest % count);
+        let count = align.down(rest).div_ceil(align.up(wanted));
+        let share = align.down(rest / count);
+        // What is left over goes to the first groups, a stripe to each.
+        let longer = (rest - share * count) / align.width;
         for index in 0..count {
-            let span = share + u64::from(index < longer);
-            let address = align.next(at);
+            let span = if index < longer { share + align.width } else { share };
+            groups.extend(group_within(block, at, span)?);
             at += span;
-            if let Some(group) = group_within(block, address, at.min(end).saturating_sub(address))? {
-                groups.push(group);
-            }
         }
         if groups.len() as u64 <= u64::from(options.journals) {
             return Err(MkfsError::DoesNotFit);
@@ -169,35 +169,40 @@ fn narrow(n: u64) -> Result<u32, MkfsError> {
     u32::try_from(n).map_err(|_| MkfsError::DoesNotFit)
 }
 
-/// Keeps group headers on the stripe and spreads them over its members, so that the headers do not
-/// all lie on one disk.
+/// Lets each group be some stripes and one unit long, so that the headers of the groups, which are
+/// busy, lie on one member of the stripe after the other.
 #[derive(Clone, Copy, Debug)]
 struct Alignment {
+    /// Blocks; 0 and 1 without a stripe.
     unit: u64,
     width: u64,
-    /// Member, counted from the stripe's start in units, that the next header goes to.
-    member: u64,
 }
 
 impl Alignment {
     fn new(block: BlockSize, options: &Options) -> Alignment {
-        let stripe = options.stripe.filter(|s| options.align && s.unit > 0 && s.width > 0);
-        let Stripe { unit, width } = stripe.unwrap_or(Stripe { unit: block.bytes(), width: block.bytes() });
-        Alignment { unit: unit / block.bytes(), width: width / block.bytes(), member: 0 }
-    }
-
-    /// The first allowed block at or behind `at`.
-    fn next(&mut self, at: u64) -> u64 {
-        if self.width <= 1 {
-            return at;
+        match options.stripe {
+            Some(Stripe { unit, width }) if options.align && unit > 0 && width > 0 => {
+                Alignment { unit: unit / block.bytes(), width: width / block.bytes() }
+            }
+            _ => Alignment { unit: 0, width: 1 },
         }
-        let stripe = at.next_multiple_of(self.width);
-        let target = stripe + self.member * self.unit;
-        self.member = (self.member + 1) % (self.width / self.unit);
-        target
     }
 
-    fn round(&self, blocks: u64) -> u64 {
-        blocks.next_multiple_of(self.width.max(1))
+    /// The first block at or behind `at` where a group may start.
+    fn first(self, at: u64) -> u64 {
+        at.next_multiple_of(self.unit.max(1))
+    }
+
+    /// The shortest group of at least so many blocks.
+    fn up(self, blocks: u64) -> u64 {
+        blocks.next_multiple_of(self.width) + self.unit
+    }
+
+    /// The longest group of at most so many blocks; 0 if there is none.
+    fn down(self, blocks: u64) -> u64 {
+        match blocks.checked_sub(self.unit) {
+            Some(stripes) if stripes >= self.width => stripes / self.width * self.width + self.unit,
+            _ => 0,
+        }
     }
 }

@@ -76,6 +76,27 @@ fn fsck_finds_nothing_and_the_resource_index_is_the_established_tools() {
 }
 
 #[test]
+fn groups_lie_on_stripes_as_the_established_tool_lays_them() {
+    if !installed(&["fsck.gfs2", "mkfs.gfs2", "gfs2_edit"]) {
+        return;
+    }
+    let images = Images::new("stripes");
+    for stripe in ["sunit=65536,swidth=262144", "sunit=4096,swidth=8192", "sunit=1048576,swidth=4194304"] {
+        for (journals, size, groups) in [("1", 300u64 << 20, "256"), ("3", 2 << 30, "32")] {
+            let (ours, theirs) = (images.image("ours", size), images.image("theirs", size));
+            for (program, image) in [(MKFS, &ours), ("mkfs.gfs2", &theirs)] {
+                let image = image.display().to_string();
+                let out = run(program, &["-qOK", "-ta:b", "-J8", "-j", journals, "-r", groups, "-o", stripe, &image]);
+                assert!(out.status.success(), "{program} -o {stripe}: {out:?}");
+            }
+            let out = run("fsck.gfs2", &["-n", &ours.display().to_string()]);
+            assert!(out.status.success() && out.stderr.is_empty(), "-o {stripe}: {out:?}");
+            assert_eq!(resource_index(&ours), resource_index(&theirs), "-o {stripe} -r {groups}");
+        }
+    }
+}
+
+#[test]
 fn refusals_have_the_established_words_and_exit_codes() {
     if !installed(&["mkfs.gfs2"]) {
         return;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use block_core::{BlockDevice, ByteLen, ByteOffset, MemoryDevice};
 use gfs_format::bitmap::{self, BlockState};
 use gfs_format::{LogHeader, ResourceGroup, Superblock};
-use mkfs::{MkfsError, Options, Plan, Protocol};
+use mkfs::{MkfsError, Options, Plan, Protocol, Stripe};
 use zerocopy::FromBytes;
 
 const MIB: u64 = 1 << 20;
@@ -121,6 +121,7 @@ fn a_refusal_comes_before_the_first_write() {
             Options { quota_change_mb: 32, ..options() },
             Options { format: 1803, ..options() },
             Options { blocks: Some(8193), ..options() },
+            Options { stripe: Some(Stripe { unit: 1 << 60, width: 1 << 63 }), ..options() },
             Options { blocks: Some(0), ..options() },
         ];
         for options in refused.drain(..) {
