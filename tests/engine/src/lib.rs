@@ -68,8 +68,7 @@ impl Volume {
     pub async fn new(name: &str, megabytes: u64, block_size: u32) -> Volume {
         let path = std::env::temp_dir().join(format!("corral-engine-{}-{name}.img", std::process::id()));
         let volume = Volume { path };
-        let options =
-            OpenOptions { create_size: Some(ByteLen(megabytes << 20)), ..OpenOptions::default() };
+        let options = OpenOptions { create_size: Some(ByteLen(megabytes << 20)), ..OpenOptions::default() };
         let device: Arc<dyn BlockDevice> = FileDevice::open(&volume.path, options).expect("a file for the volume");
         let mut options = mkfs::Options::new(mkfs::Protocol::Dlm, "test:engine", [7; 16]);
         options.block_size = Some(block_size);

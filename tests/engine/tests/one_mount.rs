@@ -145,7 +145,10 @@ async fn a_full_filesystem_says_so_and_stays_clean() {
     let chunk = pattern(3, 1 << 20);
     let mut count = 0;
     'fill: for i in 0.. {
-        let file = match fs.create(Caller::default(), root, format!("f{i}").as_bytes(), NewInode::File { mode: 0o644 }).await {
+        let file = match fs
+            .create(Caller::default(), root, format!("f{i}").as_bytes(), NewInode::File { mode: 0o644 })
+            .await
+        {
             Ok(entry) => inode(&entry),
             Err(error) => {
                 assert_eq!(error, Error::NoSpace);

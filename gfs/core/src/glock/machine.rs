@@ -83,6 +83,8 @@ struct Inner {
     /// Holds the iopen glock while `opens` is not 0.
     iopen: Option<Guard>,
     has_worker: bool,
+    /// Given up as soon as nobody holds it: others only ever try for an iopen glock.
+    is_uncached: bool,
     /// Changes when a drain begins: a reply may carry a lifetime only if it did not.
     lifetime: u64,
     /// Number of the lock request; callbacks of an earlier lock are ignored.
@@ -122,6 +124,7 @@ impl Glock {
                 opens: 0,
                 iopen: None,
                 has_worker: false,
+                is_uncached: key.kind == GlockKind::IOpen,
                 lifetime: 0,
                 request: 0,
             }),
@@ -164,6 +167,10 @@ impl Glock {
     async fn hold(self: &Arc<Self>, state: State, class: RequestClass, is_try: IsTry) -> Result<Guard> {
         let receiver = {
             let mut inner = self.inner();
+            if is_try == IsTry::Yes && inner.is_uncached && !inner.is_free_for(state) {
+                // Held by this very node for as long as a file is open.
+                return Err(Error::Lock(LockError::WouldBlock));
+            }
             let mut is_parked = false;
             let may_pass = inner.waiters.is_empty() || !matches!(class, RequestClass::Ordinary);
             if inner.held >= state && inner.is_free_for(state) && may_pass {
@@ -234,17 +241,12 @@ impl Glock {
     }
 
     /// Counts an open; `iopen` is kept until the last is closed.
-    pub fn add_open(&self, iopen: Option<Guard>) {
+    pub fn add_open(&self, iopen: Guard) {
         let mut inner = self.inner();
         inner.opens += 1;
-        if inner.iopen.is_none() {
-            inner.iopen = iopen;
-        }
-    }
-
-    /// Whether the iopen glock is held already.
-    pub fn has_iopen(&self) -> bool {
-        self.inner().iopen.is_some()
+        let spare = inner.iopen.replace(iopen);
+        drop(inner);
+        drop(spare);
     }
 
     /// Counts a close; gives the iopen guard back with the last one.
@@ -608,8 +610,14 @@ impl Inner {
         granted
     }
 
+    /// Held by the node and by nobody in it, and not worth keeping.
+    fn is_leftover(&self) -> bool {
+        self.is_uncached && self.held > State::Unlocked && !self.has_holders() && self.waiters.is_empty()
+    }
+
     fn has_work(&self) -> bool {
-        self.demote_to.is_some_and(|target| self.held > target)
+        self.is_leftover()
+            || self.demote_to.is_some_and(|target| self.held > target)
             || !self.first_writers.is_empty()
             || self.waiters.front().is_some_and(|waiter| waiter.state > self.held)
     }
@@ -619,6 +627,12 @@ impl Inner {
             && self.held > target
         {
             return Step::Demote(target);
+        }
+        if self.is_leftover() {
+            // Closed in the same step: a holder that slipped in would be waited for.
+            self.begin_drain();
+            self.gate.close();
+            return Step::Demote(State::Unlocked);
         }
         if !self.first_writers.is_empty() {
             return Step::DrainForWriter;

@@ -103,7 +103,6 @@ impl Fs {
         let now = self.wall_time();
         let mut transaction = self.log.begin(2).await?;
         let is_directory = dinode.is_directory();
-        let is_directory = dinode.is_directory();
         let head = dinode.head_mut();
         if let Some(mode) = changes.mode {
             head.mode = ((head.mode.get() & kind::MASK) | (mode & 0o7777)).into();

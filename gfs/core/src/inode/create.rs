@@ -202,16 +202,20 @@ impl Fs {
             self.check_writable()?;
         }
         let glock = self.inode_glock(inode.number.0);
-        let iopen = if glock.has_iopen() {
-            None
-        } else {
-            Some(self.glocks.get(GlockKey::iopen(inode.number.0)).shared(RequestClass::Ordinary).await?)
-        };
-        {
+        let iopen = self.glocks.get(GlockKey::iopen(inode.number.0)).shared(RequestClass::Ordinary).await?;
+        let found = {
             let guard = glock.shared(RequestClass::Passes).await?;
-            self.inode(guard.glock(), inode).await?;
-            glock.add_open(iopen);
+            self.inode(guard.glock(), inode).await.map(|_| ())
+        };
+        if let Err(error) = found {
+            drop(iopen);
+            if error == Error::Stale {
+                // Whoever tried to free it meanwhile found it open, by us.
+                self.free_if_unlinked(inode).await?;
+            }
+            return Err(error);
         }
+        glock.add_open(iopen);
         if is_writable && let Err(error) = glock.add_writer().await {
             self.close(inode).await;
             return Err(error);
@@ -231,10 +235,8 @@ impl Fs {
     async fn close(&self, inode: InodeRef) {
         let glock = self.inode_glock(inode.number.0);
         let Some(iopen) = glock.remove_open() else { return };
-        let iopen_glock = iopen.glock().clone();
         drop(iopen);
-        // Not kept: whoever wants to free the inode must not have to ask.
-        if self.is_withdrawn() || iopen_glock.demote(crate::glock::State::Unlocked).await.is_err() {
+        if self.is_withdrawn() || self.is_read_only {
             return;
         }
         if let Err(error) = self.free_if_unlinked(inode).await {

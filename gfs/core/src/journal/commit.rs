@@ -158,9 +158,10 @@ impl Log {
     /// Overwrites dinodes that the commit has freed, before anybody else can get their blocks.
     async fn wipe(&self, pending: &Pending) -> Result<()> {
         let nothing = Bytes::from(vec![0; self.ring.block_size().as_usize()]);
-        let writes = pending.dead.iter().map(|block| {
-            self.device.write(self.ring.offset(*block), vec![nothing.clone()], Durability::Cached)
-        });
+        let writes = pending
+            .dead
+            .iter()
+            .map(|block| self.device.write(self.ring.offset(*block), vec![nothing.clone()], Durability::Cached));
         for write in start_all(writes.collect()).await {
             write?;
         }
