@@ -6,7 +6,10 @@ use std::sync::{Mutex, MutexGuard};
 /// What a handle was opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handle {
+    /// The kernel's node id.
     pub node: u64,
+    /// Inode number, which for the root is another.
+    pub number: u64,
     /// Formal inode number at the open: the handle keeps naming that inode.
     pub generation: u64,
     pub can_write: bool,
@@ -81,7 +84,7 @@ mod tests {
     #[test]
     fn a_node_has_writers_until_the_last_writable_handle_is_gone() {
         let handles = Handles::default();
-        let handle = |can_write| Handle { node: 9, generation: 1, can_write, is_append: false };
+        let handle = |can_write| Handle { node: 9, number: 9, generation: 1, can_write, is_append: false };
         let reader = handles.add(handle(false));
         assert!(!handles.has_writers(9));
         let writers = [handles.add(handle(true)), handles.add(handle(true))];

@@ -4,9 +4,11 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle as Runtime;
+use tokio::sync::Notify;
 
 use crate::answer::Answer;
 use crate::interrupt::{Ends, Interrupts};
@@ -19,6 +21,9 @@ pub struct Server {
     interrupts: Arc<Interrupts>,
     nodes: Arc<Nodes>,
     release: Box<dyn Fn(u64) + Send + Sync>,
+    /// Operations that have become tasks and have not ended.
+    waiting: AtomicUsize,
+    ended: Notify,
 }
 
 impl Server {
@@ -27,9 +32,9 @@ impl Server {
         runtime: Runtime,
         interrupts: Arc<Interrupts>,
         nodes: Arc<Nodes>,
-        release: impl Fn(u64) + Send + Sync + 'static,
+        release: Box<dyn Fn(u64) + Send + Sync>,
     ) -> Arc<Server> {
-        Arc::new(Server { runtime, interrupts, nodes, release: Box::new(release) })
+        Arc::new(Server { runtime, interrupts, nodes, release, waiting: AtomicUsize::new(0), ended: Notify::new() })
     }
 
     /// Runs `operation` for the caller `pid` and answers with its result. The operation always
@@ -46,18 +51,28 @@ impl Server {
             Poll::Pending => {
                 let parked = self.interrupts.park(reply, pid, ends);
                 let this = self.clone();
+                self.waiting.fetch_add(1, Ordering::SeqCst);
                 self.runtime.spawn(async move {
                     let mut operation = pin!(operation);
                     let answer = operation.as_mut().await;
                     this.deliver(answer, parked.claim());
+                    this.waiting.fetch_sub(1, Ordering::SeqCst);
+                    this.ended.notify_waiters();
                 });
             }
         }
     }
 
-    /// Runs something nobody waits for.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(task);
+    /// Completes when no operation waits. For when no more requests come.
+    pub async fn idle(&self) {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if self.waiting.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     fn deliver(&self, answer: Answer, reply: Option<Reply>) {

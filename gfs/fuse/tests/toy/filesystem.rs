@@ -151,7 +151,7 @@ impl Toy {
             self.glock(number).add_writer().await;
         }
         let is_append = flags & libc::O_APPEND as u32 != 0;
-        let fh = self.handles.add(Handle { node: number, generation: 1, can_write, is_append });
+        let fh = self.handles.add(Handle { node: number, number, generation: 1, can_write, is_append });
         wire::OpenOut { fh, open_flags: if can_write { fopen::DIRECT_IO } else { CACHED }, backing_id: 0 }
     }
 

@@ -78,9 +78,14 @@ pub fn pair(name: &str, limit: Duration) -> Option<Pair> {
         let caches = MountCaches::new(session.notifier(), known.clone(), handles.clone());
         let toy = Toy::new(node, cluster.clone(), caches, known.clone(), handles);
         let releasing = toy.clone();
-        let server = Server::new(runtime.handle().clone(), session.interrupts().clone(), known, move |handle| {
-            releasing.handles.remove(handle);
-        });
+        let server = Server::new(
+            runtime.handle().clone(),
+            session.interrupts().clone(),
+            known,
+            Box::new(move |handle| {
+                releasing.handles.remove(handle);
+            }),
+        );
         let weak: std::sync::Weak<Toy> = Arc::downgrade(&toy);
         cluster.join(node, weak);
         let serving = session.serve(Arc::new(ToyHandler(toy.clone(), server))).unwrap();

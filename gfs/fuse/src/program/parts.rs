@@ -1,0 +1,123 @@
+//! What a mount stands on: its device and its locks, from their names.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use block_core::dev::{DevName, DevNameError};
+use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset};
+use block_file::{FileDevice, OpenError, OpenOptions};
+use dlm_api::LockManager;
+use dlm_api::local::LocalLocks;
+use gfs_format::Superblock;
+use gfs_format::superblock::{SUPERBLOCK_OFFSET, SuperblockError};
+use iscsi_target_initiator::{ConnectError, Initiator};
+
+use super::arguments::{LockProtocol, Options};
+
+/// Why a mount's parts could not be had.
+#[derive(Debug)]
+pub enum PartError {
+    Name(DevNameError),
+    Open(OpenError),
+    Connect(ConnectError),
+    /// Logical volumes are not mapped by this build.
+    Volume {
+        vg: String,
+        lv: String,
+    },
+    Read(BlockError),
+    /// Not a GFS2 filesystem, or a damaged one.
+    Superblock {
+        device: String,
+        error: SuperblockError,
+    },
+    /// The volume names a lock protocol that is not known.
+    LockProtocol {
+        name: String,
+    },
+    /// What `lock_dlm` needs and was not given.
+    Dlm(String),
+}
+
+impl fmt::Display for PartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(error) => write!(f, "{error}"),
+            Self::Open(error) => write!(f, "{error}"),
+            Self::Connect(error) => write!(f, "{error}"),
+            Self::Volume { vg, lv } => write!(f, "{vg}/{lv}: logical volumes cannot be mounted by this build"),
+            Self::Read(error) => write!(f, "cannot read the superblock: {error}"),
+            Self::Superblock { device, error } => write!(f, "{device}: {error}"),
+            Self::LockProtocol { name } => {
+                write!(f, "the filesystem wants the lock protocol \"{name}\"; choose one with -o lockproto=")
+            }
+            Self::Dlm(what) => write!(f, "lock_dlm: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for PartError {}
+
+/// Opens the device that `text` names.
+pub async fn open_device(text: &str, is_read_only: bool) -> Result<Arc<dyn BlockDevice>, PartError> {
+    match DevName::parse(text, Path::exists).map_err(PartError::Name)? {
+        DevName::Path(path) => {
+            // Several nodes of one machine may serve one image file, so files are not locked here:
+            // that nobody mounts twice is for the lockspace to say.
+            let is_block_device = is_block_device(&path);
+            let options = OpenOptions { read_only: is_read_only, exclusive: is_block_device, ..Default::default() };
+            Ok(FileDevice::open(&path, options).map_err(PartError::Open)?)
+        }
+        DevName::Iscsi(url) => Ok(Initiator::connect(&url, iscsi_target_initiator::Options::default())
+            .await
+            .map_err(PartError::Connect)?),
+        DevName::Volume { vg, lv } => Err(PartError::Volume { vg, lv }),
+    }
+}
+
+fn is_block_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
+}
+
+/// Reads and checks the superblock.
+pub async fn read_superblock(device: &Arc<dyn BlockDevice>, shown: &str) -> Result<Superblock, PartError> {
+    let sector = u64::from(device.geometry().sector);
+    let len = ByteLen((size_of::<Superblock>() as u64).next_multiple_of(sector));
+    let bytes = device.read(ByteOffset(SUPERBLOCK_OFFSET), len).await.map_err(PartError::Read)?;
+    Superblock::decode(&bytes).map_err(|error| PartError::Superblock { device: shown.to_owned(), error })
+}
+
+/// The protocol asked for, else the one that the filesystem was made with.
+pub fn lock_protocol(options: &Options, superblock: &Superblock) -> Result<LockProtocol, PartError> {
+    options.lock_protocol.or_else(|| LockProtocol::parse(superblock.lock_protocol())).ok_or_else(|| {
+        PartError::LockProtocol { name: String::from_utf8_lossy(superblock.lock_protocol()).into_owned() }
+    })
+}
+
+/// A lockspace that this process is in.
+pub struct Locks {
+    pub manager: Arc<dyn LockManager>,
+}
+
+/// Joins the lockspace.
+pub async fn open_locks(
+    protocol: LockProtocol,
+    options: &Options,
+    superblock: &Superblock,
+) -> Result<Locks, PartError> {
+    match protocol {
+        LockProtocol::NoLock => Ok(Locks { manager: Arc::new(LocalLocks::new()) }),
+        LockProtocol::Dlm => {
+            let on_disk = || String::from_utf8_lossy(superblock.lock_table()).into_owned();
+            let table = options.lock_table.clone().unwrap_or_else(on_disk);
+            Err(PartError::Dlm(format!("the lockspace {table} cannot be joined by this build")))
+        }
+    }
+}
+
+impl Locks {
+    /// Leaves the lockspace; every lock has been given up.
+    pub async fn close(self) {}
+}

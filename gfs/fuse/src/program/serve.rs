@@ -1,0 +1,221 @@
+//! A mount from begin to end.
+//!
+//! 1. Device, superblock, locks, and the filesystem's own mount: nothing is visible yet, and
+//!    whatever is wrong is said here.
+//! 2. The FUSE mount; requests are served; the caller is told that it is ready.
+//! 3. The end: umount(8), a signal, an aborted connection, or a withdrawal.
+//! 4. When no request can come any more: handles are given back, the filesystem is unmounted, the
+//!    lockspace is left.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gfs_core::{Fs, MountOptions, Ports};
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+use tokio::runtime::Handle as Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::arguments::{Arguments, LockProtocol};
+use super::background::{self, Server as Background};
+use super::host::ProcessHost;
+use super::parts::{self, Locks};
+use crate::adapter::{Adapter, WriterCaching};
+use crate::handles::Handles;
+use crate::kernel_caches::MountCaches;
+use crate::nodes::Nodes;
+use crate::port::CachePort;
+use crate::server::Server;
+use crate::session::{End, Session, SessionOptions, SizeChanges};
+
+/// Threads that read requests: more than the processors gain nothing, one stalls behind a copy.
+const READERS_MAX: usize = 4;
+/// How often it is looked whether the filesystem has withdrawn.
+const WITHDRAW_CHECK: Duration = Duration::from_millis(200);
+
+/// A mount that ended otherwise than by being unmounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Withdrawn,
+    Aborted,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Withdrawn => write!(f, "the filesystem has withdrawn after an error; unmount and mount it again"),
+            Self::Aborted => write!(f, "the FUSE connection was aborted"),
+        }
+    }
+}
+
+impl Error for Failure {}
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Mounts, serves until the mount is gone, and unmounts.
+pub async fn serve(arguments: Arguments, background: Background) -> Result<()> {
+    let shown = background::shown_device(&arguments.device);
+    let options = &arguments.options;
+    let device = parts::open_device(&arguments.device, options.is_read_only).await?;
+    let superblock = parts::read_superblock(&device, &shown).await?;
+    let protocol = parts::lock_protocol(options, &superblock)?;
+    let locks = parts::open_locks(protocol, options, &superblock).await?;
+    let port = Arc::new(CachePort::default());
+    let ports = Ports {
+        device,
+        locks: locks.manager.clone(),
+        host: Arc::new(ProcessHost::new(Runtime::current())),
+        caches: port.clone(),
+    };
+    let mount_options = MountOptions {
+        is_read_only: options.is_read_only,
+        is_spectator: options.is_spectator,
+        preferred_journal: options.node.map_or(0, |node| node - 1),
+        ..Default::default()
+    };
+    let fs = match Fs::mount(ports, mount_options).await {
+        Ok(fs) => fs,
+        Err(error) => {
+            locks.close().await;
+            return Err(format!("{shown}: {error}").into());
+        }
+    };
+    match show(&arguments, &shown, protocol, fs.clone(), &port) {
+        Ok(mounted) => mounted.run(fs, locks, background).await,
+        Err(error) => {
+            close(&fs, locks).await;
+            Err(error)
+        }
+    }
+}
+
+/// A filesystem in the tree.
+struct Mounted {
+    session: Arc<Session>,
+    adapter: Adapter,
+}
+
+/// Puts the filesystem into the tree and wires it to its requests.
+fn show(arguments: &Arguments, shown: &str, protocol: LockProtocol, fs: Arc<Fs>, port: &CachePort) -> Result<Mounted> {
+    let options = &arguments.options;
+    let mut flags = options.flags;
+    flags.set(MsFlags::MS_RDONLY, options.is_read_only);
+    let readers = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, READERS_MAX);
+    let (sizes, writers) = match protocol {
+        LockProtocol::NoLock => (SizeChanges::HereOnly, WriterCaching::WriteThrough),
+        LockProtocol::Dlm => (SizeChanges::Elsewhere, WriterCaching::Direct),
+    };
+    let session = Arc::new(Session::mount(SessionOptions {
+        source: shown.to_owned(),
+        mountpoint: arguments.directory.clone(),
+        flags,
+        readers,
+        sizes,
+    })?);
+    for lack in session.kernel().lacks() {
+        warn!("this kernel has {lack}");
+    }
+    if protocol == LockProtocol::Dlm {
+        warn!("flock and fcntl locks hold on this node only");
+    }
+    let nodes = Arc::new(Nodes::default());
+    let handles = Arc::new(Handles::default());
+    let caches = MountCaches::new(session.notifier(), nodes.clone(), handles.clone());
+    port.attach(caches.clone(), fs.root().number.0);
+    let interrupts = session.interrupts().clone();
+    let server_nodes = nodes.clone();
+    let adapter = Adapter::new(fs, nodes, handles, caches, writers, move |release| {
+        Server::new(Runtime::current(), interrupts, server_nodes, release)
+    });
+    Ok(Mounted { session, adapter })
+}
+
+impl Mounted {
+    async fn run(self, fs: Arc<Fs>, locks: Locks, background: Background) -> Result<()> {
+        let serving = self.session.serve(Arc::new(self.adapter.clone()))?;
+        let (mountpoint, connection) = (self.session.mountpoint().display(), self.session.connection().number());
+        info!(%mountpoint, connection, journal = fs.journal_slot(), "mounted");
+        let watch = tokio::spawn(watch(self.session.clone(), fs.clone()));
+        let told = background.ready();
+        if let Err(error) = &told {
+            error!(%error, "cannot tell that the mount is ready");
+            let _ = self.session.detach();
+        }
+        let end = tokio::task::spawn_blocking(move || serving.join()).await?;
+        watch.abort();
+        info!(?end, "the kernel has let go of the mount");
+        self.adapter.finish().await;
+        let is_withdrawn = fs.is_withdrawn();
+        close(&fs, locks).await;
+        told?;
+        match end {
+            _ if is_withdrawn => Err(Failure::Withdrawn.into()),
+            End::Aborted => Err(Failure::Aborted.into()),
+            End::Unmounted => Ok(()),
+        }
+    }
+}
+
+async fn close(fs: &Fs, locks: Locks) {
+    match fs.unmount().await {
+        Ok(()) => info!("unmounted"),
+        Err(error) => error!(%error, "the unmount was not clean"),
+    }
+    locks.close().await;
+}
+
+/// Ends the mount on a signal, or when the filesystem has withdrawn.
+async fn watch(session: Arc<Session>, fs: Arc<Fs>) {
+    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        error!("signals cannot be caught");
+        return;
+    };
+    let mut is_ending = false;
+    loop {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+            () = tokio::time::sleep(WITHDRAW_CHECK) => {
+                if fs.is_withdrawn() {
+                    // Calls that wait end, and nothing cached is shown any more.
+                    error!("the filesystem has withdrawn; its FUSE connection is aborted");
+                    abort(&session);
+                    return;
+                }
+                continue;
+            }
+        }
+        if is_ending {
+            warn!("a second signal: the FUSE connection is aborted");
+            abort(&session);
+            return;
+        }
+        is_ending = true;
+        let session = session.clone();
+        // umount(2) waits for requests that are served by other threads.
+        let unmounted = tokio::task::spawn_blocking(move || match session.unmount() {
+            Err(Errno::EBUSY) => {
+                warn!("the mount is in use: it is taken out of the tree and ends with its last user");
+                session.detach()
+            }
+            // Somebody was faster.
+            Err(Errno::EINVAL) => Ok(()),
+            ended => ended,
+        });
+        match unmounted.await {
+            Ok(Ok(())) => {}
+            Ok(Err(errno)) => error!(%errno, "cannot unmount"),
+            Err(error) => error!(%error, "cannot unmount"),
+        }
+    }
+}
+
+fn abort(session: &Session) {
+    if let Err(error) = session.connection().abort() {
+        error!(%error, "cannot abort the FUSE connection");
+    }
+}
