@@ -39,6 +39,8 @@
 
 mod event;
 mod login;
+mod receive;
+mod send;
 mod session;
 mod tasks;
 
