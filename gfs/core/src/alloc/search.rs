@@ -13,7 +13,7 @@ pub fn free_run(
 ) -> Option<(usize, usize)> {
     let mut index = from;
     while index < blocks {
-        if index % 4 == 0 && is_full_byte(map[index / 4]) {
+        if index.is_multiple_of(4) && is_full_byte(map[index / 4]) {
             index += 4;
             continue;
         }

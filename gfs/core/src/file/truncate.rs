@@ -67,7 +67,7 @@ impl Fs {
             dinode.payload_mut()[from..].fill(0);
             return Ok(());
         }
-        if size % block_bytes == 0 {
+        if size.is_multiple_of(block_bytes) {
             return Ok(());
         }
         let number = size / block_bytes;

@@ -167,10 +167,10 @@ impl Fs {
         let (first, last) = (offset / size, (end - 1) / size);
         let old_size = dinode.head().size.get();
         let mut edges = [None, None];
-        if offset % size != 0 || first == last && end % size != 0 {
+        if !offset.is_multiple_of(size) || first == last && !end.is_multiple_of(size) {
             edges[0] = Some(self.read_data(glock, dinode, first * size, old_size.min((first + 1) * size)).await?);
         }
-        if last != first && end % size != 0 {
+        if last != first && !end.is_multiple_of(size) {
             edges[1] = Some(self.read_data(glock, dinode, last * size, old_size.min((last + 1) * size)).await?);
         }
         Ok(edges)

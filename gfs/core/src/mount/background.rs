@@ -42,7 +42,7 @@ async fn tidy(fs: &Fs, round: u32) -> Result<()> {
             fs.io(crate::file::write_back(&fs.device, fs.block_size(), &glock).await)?;
         }
     }
-    if round % STATFS_ROUNDS == 0 {
+    if round.is_multiple_of(STATFS_ROUNDS) {
         fs.io(fs.sync_statfs(SpaceChange::default()).await)?;
         fs.glocks.prune();
     }
