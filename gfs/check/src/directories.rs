@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gfs_format::dinode::flags;
-use gfs_format::directory::{DIRENT_FORMAT, LEAF_BYTES, name_hash, records};
+use gfs_format::directory::{DIRENT_FORMAT, LEAF_BYTES, Record, dirent_size, name_hash, records};
 use gfs_format::{BlockState, Leaf, MetaType};
 use zerocopy::FromBytes;
 
@@ -133,6 +133,21 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// A record without an entry can only be the first: any other has been merged with the one
+    /// before it, and the kernel refuses a block where it has not.
+    fn check_empty(&mut self, inode: &Inode, at: u64, record: &Record<'_>) {
+        let record_len = usize::from(record.dirent.record_len.get());
+        if record.offset != 0 {
+            let found = format!("one at byte {} of the records", record.offset);
+            self.report.note_of(Kind::Directory, inode.address, at, "an empty record only as the first", found);
+        }
+        let name_len = usize::from(record.dirent.name_len.get());
+        if dirent_size(name_len) > record_len {
+            let expected = format!("a name that fits {record_len} bytes in an empty record");
+            self.report.note_of(Kind::Directory, inode.address, at, expected, format_args!("{name_len} bytes"));
+        }
+    }
+
     /// The entries of one area of records.
     fn area_entries(&mut self, inode: &Inode, at: u64, area: &[u8], entries: &mut Vec<Entry>) {
         for record in records(area) {
@@ -145,6 +160,7 @@ impl Walk<'_> {
                 }
             };
             if !record.is_entry() {
+                self.check_empty(inode, at, &record);
                 continue;
             }
             let hash = name_hash(record.name);
