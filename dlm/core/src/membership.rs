@@ -572,23 +572,23 @@ impl Lockspace {
 
 /// Losses.
 impl Lockspace {
-    /// Who must be heard of.
-    fn watched(&self) -> BTreeSet<NodeId> {
+    /// Whether `node` must be heard of.
+    fn is_watched(&self, node: NodeId) -> bool {
         match &self.membership.standing {
-            Standing::Member | Standing::Leaving | Standing::Failed => {
-                let members = self.membership.members().filter(|member| *member != self.config.me);
-                members.chain(self.membership.entries_awaited.iter().copied()).collect()
-            }
-            Standing::Departing { waiting } => waiting.clone(),
-            Standing::Joining | Standing::Left | Standing::Refused => BTreeSet::new(),
+            Standing::Member | Standing::Leaving | Standing::Failed => self.membership.counts_on(node),
+            Standing::Departing { waiting } => waiting.contains(&node),
+            Standing::Joining | Standing::Left | Standing::Refused => false,
         }
+    }
+
+    fn watched(&self) -> Vec<NodeId> {
+        self.links.keys().copied().filter(|node| self.is_watched(*node)).collect()
     }
 
     pub(crate) fn loss_deadline(&self) -> Option<Instant> {
         self.config.keepalive?;
-        let watched = self.watched();
-        let heard = watched.iter().filter(|node| !self.lost.contains_key(node));
-        heard.filter_map(|node| self.links.get(node)).map(|link| link.last_heard + self.config.lost_after).min()
+        let heard = self.links.iter().filter(|(node, _)| self.is_watched(**node) && !self.lost.contains_key(node));
+        heard.map(|(_, link)| link.last_heard + self.config.lost_after).min()
     }
 
     pub(crate) fn detect_losses(&mut self) {

@@ -42,7 +42,13 @@ impl Lockspace {
     }
 
     pub(crate) fn user_unlock(&mut self, lock: LockId, value: Option<ValueBlock>) {
-        match self.is_idle(lock) {
+        // Giving up is possible even while the answer to an abandoned conversion is out.
+        let is_abandoned = self.locks.get(&lock).is_some_and(|found| {
+            let pending = found.pending.as_ref().filter(|pending| pending.is_abandoned);
+            pending.is_some_and(|pending| matches!(pending.verb, Verb::Convert { .. }))
+        });
+        let checked = if is_abandoned { self.is_open() } else { self.is_idle(lock) };
+        match checked {
             Ok(()) => self.ask(lock, Verb::Unlock { value }),
             Err(error) => self.outputs.push_back(Output::Refused { lock, error }),
         }

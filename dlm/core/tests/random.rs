@@ -218,7 +218,7 @@ fn every_planted_fault_is_found() {
 /// dead member held is given to anybody, and leaving fails with a reason instead of hanging.
 #[test]
 fn a_lost_member_blocks_nobody_for_ever_and_loses_nothing_it_held() {
-    for seed in 0..60 {
+    for seed in 0..20 {
         let mut cluster = Cluster::new(seed, 3, Faults::default());
         cluster.lost_after = Some(std::time::Duration::from_secs(2));
         for node in cluster.all.clone() {
@@ -266,4 +266,19 @@ fn one_member_alone_needs_nobody() {
     let lock = cluster.lock(NodeId(1), &name("a"), Mode::Exclusive, Flags::NONE);
     assert_eq!(cluster.locks[&lock].held, Some(Mode::Exclusive));
     assert!(cluster.flying.is_empty());
+}
+
+#[test]
+#[ignore = "long: minutes"]
+fn many_seeds_of_everything() {
+    for seed in 1000..4000 {
+        let shape = Shape {
+            members: 2 + (seed % 4) as u32,
+            names: 3,
+            steps: 4000,
+            loss_percent: seed % 3 * 5,
+            leaves: seed % 5 != 0,
+        };
+        run(seed, &shape, Faults::default()).unwrap_or_else(|story| panic!("{story}"));
+    }
 }

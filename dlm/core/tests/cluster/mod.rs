@@ -1,12 +1,16 @@
 //! A cluster of members in memory: frames in flight that a seeded network loses, repeats and
 //! reorders, users that take and give up locks, and a checker that sees only what users see.
 
+#![allow(dead_code, reason = "not every test that includes this file needs all of it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base::{Incarnation, Instant, NodeId};
 use bytes::Bytes;
 use dlm_api::{Flags, LockError, LockId, Mode, ResourceName, ValueBlock};
+use dlm_core::codec::Frame;
+use dlm_core::message::Message;
 use dlm_core::{Config, Faults, Input, Lockspace, Output, invariants};
 
 /// A small generator: the same seed, the same run.
@@ -352,7 +356,6 @@ impl Cluster {
     }
 
     /// Delivers in order of sending, with time passing only when nothing flies, until nothing moves.
-    #[allow(dead_code, reason = "not every test that includes this file needs it")]
     pub fn calm(&mut self) {
         for _ in 0..10_000 {
             if self.flying.is_empty() {
@@ -365,6 +368,11 @@ impl Cluster {
                 }
             } else {
                 let (from, to, frame) = self.flying.remove(0);
+                if let Ok(frame) = Frame::decode(&frame) {
+                    for (_, message) in &frame.messages {
+                        self.log.push(format!("    {} -> {}  {}", from.0, to.0, describe(message)));
+                    }
+                }
                 self.input(to, Input::Received { peer: from, frame });
             }
         }
@@ -382,4 +390,45 @@ fn pair(one: NodeId, other: NodeId) -> (NodeId, NodeId) {
 
 pub fn name(text: &str) -> ResourceName {
     ResourceName::new(text.as_bytes()).expect("a name")
+}
+
+/// A message in a few words.
+fn describe(message: &Message) -> String {
+    let value = |value: &Option<ValueBlock>| value.map_or(String::new(), |value| format!(", value {}", value.0[0]));
+    match message {
+        Message::Request { about, mode, .. } => format!("Request {} for lock {}, {mode}", about.name, about.lock.0),
+        Message::Convert { about, mode, value: written, .. } => {
+            format!("Convert lock {} to {mode}{}", about.lock.0, value(written))
+        }
+        Message::Unlock { about, value: written } => format!("Unlock lock {}{}", about.lock.0, value(written)),
+        Message::Cancel { about } => format!("Cancel lock {}", about.lock.0),
+        Message::Granted { about, mode, value: read, .. } => {
+            format!("Granted lock {}, {mode}{}", about.lock.0, value(read))
+        }
+        Message::Refused { about, refusal } => format!("Refused lock {}, {refusal:?}", about.lock.0),
+        Message::Unlocked { about } => format!("Unlocked lock {}", about.lock.0),
+        Message::Blocking { lock, mode } => format!("Blocking lock {}, in the way of {mode}", lock.0),
+        Message::NotMaster { about } => format!("NotMaster of {}, lock {}", about.name, about.lock.0),
+        Message::Lookup { name } => format!("Lookup {name}"),
+        Message::MasterIs { name, master } => format!("MasterIs {name}, {master}"),
+        Message::Remove { name } => format!("Remove {name}"),
+        Message::Removed { name } => format!("Removed {name}"),
+        Message::Transfer { name, queues } => format!("Transfer {name}, {} locks", queues.entries().count()),
+        Message::Transferred { name } => format!("Transferred {name}"),
+        Message::Redirect { name, master } => format!("Redirect {name}, {master}"),
+        Message::Redirected { name } => format!("Redirected {name}"),
+        Message::Moved { name, master } => format!("Moved {name}, {master}"),
+        Message::Entries { view, entries } => format!("Entries of {view}: {}", entries.len()),
+        Message::EntriesDone { view } => format!("EntriesDone of {view}"),
+        Message::EntriesTaken { view } => format!("EntriesTaken of {view}"),
+        Message::Join | Message::Leave => format!("{message:?}"),
+        Message::Prepare { view, members, .. } | Message::ViewIs { view, members } => {
+            let kind = if matches!(message, Message::ViewIs { .. }) { "ViewIs" } else { "Prepare" };
+            let nodes: Vec<_> = members.iter().map(|life| life.node.0.to_string()).collect();
+            format!("{kind} {view} of {}", nodes.join(" "))
+        }
+        Message::Ready { view } => format!("Ready for {view}"),
+        Message::Commit { view } => format!("Commit {view}"),
+        Message::Abandon { view } => format!("Abandon {view}"),
+    }
 }
