@@ -217,7 +217,7 @@ impl Layout {
     pub fn view_text(&self) -> String {
         let mut text = format!(
             "# The members of the lockspace. Plaintext is for this machine's own namespaces only.\n\
-             cluster = \"{CLUSTER}\"\nlockspace = \"{LOCKSPACE}\"\nallow_plaintext = true\n"
+             cluster = \"{CLUSTER}\"\nallow_plaintext = true\n"
         );
         for number in 1..=NODE_COUNT {
             let address = self.node(number).address();
