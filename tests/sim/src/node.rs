@@ -349,10 +349,6 @@ impl Process {
 
     fn record_attributes(&self, started: Started, inode: InodeRef, attributes: &Attributes) {
         self.record(started, Attempt::Attributes { inode }, Ok(Answer::Seen(seen(attributes))));
-        self.record_size(started, attributes);
-    }
-
-    fn record_size(&self, started: Started, attributes: &Attributes) {
         if kind_of_mode(attributes.mode) == Kind::File {
             self.node.history.content(started, inode_of(attributes), ContentOperation::Size(attributes.size));
         }
@@ -373,8 +369,10 @@ impl Process {
         match self.node.fs.lookup(dir, name.as_bytes()).await {
             Ok(Lookup::Found(entry)) => {
                 let inode = inode_of(&entry.attributes);
-                self.record(started, attempt, Ok(Answer::Seen(seen(&entry.attributes))));
-                self.record_size(started, &entry.attributes);
+                // The name is one moment's and the attributes another's: between them the directory is
+                // not held.
+                self.record(started, attempt, Ok(Answer::Named(inode)));
+                self.record_attributes(started, inode, &entry.attributes);
                 self.remember_name(dir, name, Some(inode), entry.name_lifetime, moment);
                 self.remember_attributes(&entry.attributes, entry.attributes_lifetime, moment);
                 Ok(Some(inode))

@@ -25,7 +25,7 @@ fn catch_plants(world: World, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for world in [World::Locks] {
+    for world in World::ALL {
         for seed in 0..10 {
             let (one, other) =
                 (run(world, seed, None, TraceWish::Everything), run(world, seed, None, TraceWish::Everything));
@@ -50,4 +50,14 @@ fn locks_hold_over_a_sweep() {
 #[test]
 fn every_fault_planted_in_the_lock_manager_is_caught() {
     catch_plants(World::Locks, 0..500);
+}
+
+#[test]
+fn the_filesystem_holds_over_a_sweep() {
+    sweep(World::Fs, 1000..1060);
+}
+
+#[test]
+fn every_fault_planted_under_or_in_the_filesystem_is_caught() {
+    catch_plants(World::Fs, 0..300);
 }

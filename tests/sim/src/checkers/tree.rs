@@ -4,7 +4,7 @@
 //! if it is for each object.
 //!
 //! Where several refusals apply, any of them will do: POSIX leaves their order open. An inode
-//! without links that nobody has open may answer as it was or `Stale`, until it is gone.
+//! without links may answer as it was or `Stale` on a node that does not have it open.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,7 +98,7 @@ pub enum Attempt {
 pub enum Answer {
     Done,
     Seen(Seen),
-    /// A name and nothing else, from a cache.
+    /// The name of this inode.
     Named(InodeRef),
     Missing,
     Target(Arc<[u8]>),
@@ -123,8 +123,8 @@ pub struct Tree {
 struct Node {
     permissions: u32,
     links: u32,
-    /// How many handles are open, on all nodes together.
-    opens: u32,
+    /// How many handles are open, by node.
+    opens: BTreeMap<u32, u32>,
     body: Body,
 }
 
@@ -148,7 +148,7 @@ impl Tree {
     /// A tree with an empty root.
     pub fn new(root: InodeRef, permissions: u32) -> Tree {
         let body = Body::Directory { parent: root, entries: BTreeMap::new() };
-        Tree { nodes: BTreeMap::from([(root, Rc::new(Node { permissions, links: 2, opens: 0, body }))]) }
+        Tree { nodes: BTreeMap::from([(root, Rc::new(Node { permissions, links: 2, opens: BTreeMap::new(), body }))]) }
     }
 
     fn entries(&self, dir: InodeRef) -> Option<&BTreeMap<Name, InodeRef>> {
@@ -189,9 +189,9 @@ impl Tree {
         self.entries(dir).is_some_and(|entries| !entries.is_empty())
     }
 
-    /// Has no link, and no handle keeps it.
-    fn may_be_gone(&self, inode: InodeRef) -> bool {
-        self.nodes.get(&inode).is_none_or(|node| node.links == 0 && node.opens == 0)
+    /// Has no link, and no handle of `node` keeps it.
+    fn may_be_gone(&self, inode: InodeRef, node: u32) -> bool {
+        self.nodes.get(&inode).is_none_or(|found| found.links == 0 && !found.opens.contains_key(&node))
     }
 
     fn is_linked(&self, inode: InodeRef) -> bool {
@@ -216,7 +216,7 @@ impl Tree {
         Some(Seen { inode, kind: self.kind(inode)?, permissions: node.permissions, links: node.links })
     }
 
-    fn must(&self, attempt: &Attempt) -> Must {
+    fn must(&self, attempt: &Attempt, node: u32) -> Must {
         match attempt {
             Attempt::Lookup { dir, .. } | Attempt::List { dir } if !self.is_linked(*dir) => {
                 Must::Either(vec![Error::NotFound, Error::Stale])
@@ -226,7 +226,7 @@ impl Tree {
             | Attempt::Attributes { inode }
             | Attempt::SetPermissions { inode, .. }
             | Attempt::Readlink { inode }
-            | Attempt::Open { inode } => match self.may_be_gone(*inode) {
+            | Attempt::Open { inode } => match self.may_be_gone(*inode, node) {
                 true => Must::Either(vec![Error::Stale, Error::NotFound]),
                 false => Must::Succeed,
             },
@@ -298,14 +298,11 @@ impl Tree {
     }
 
     /// The tree after a success with this answer, if it is the right one.
-    fn succeed(&self, attempt: &Attempt, answer: &Answer) -> Option<Tree> {
+    fn succeed(&self, attempt: &Attempt, answer: &Answer, node: u32) -> Option<Tree> {
         let mut next = self.clone();
         let is_right = match (attempt, answer) {
             (Attempt::Lookup { dir, name }, Answer::Missing) => self.child(*dir, name).is_none(),
             (Attempt::Lookup { dir, name }, Answer::Named(inode)) => self.child(*dir, name) == Some(*inode),
-            (Attempt::Lookup { dir, name }, Answer::Seen(seen)) => {
-                self.child(*dir, name) == Some(seen.inode) && self.seen(seen.inode).as_ref() == Some(seen)
-            }
             (Attempt::Touch { .. }, Answer::Done) => true,
             (Attempt::Attributes { inode }, Answer::Seen(seen)) => self.seen(*inode).as_ref() == Some(seen),
             (Attempt::SetPermissions { inode, permissions }, Answer::Seen(seen)) => {
@@ -334,12 +331,15 @@ impl Tree {
             }
             (Attempt::List { dir }, Answer::Names(names)) => self.listing(*dir) == *names,
             (Attempt::Open { inode }, Answer::Done) => {
-                next.node_mut(*inode).opens += 1;
+                *next.node_mut(*inode).opens.entry(node).or_default() += 1;
                 true
             }
             (Attempt::Release { inode }, Answer::Done) => {
                 let opens = &mut next.node_mut(*inode).opens;
-                *opens = opens.checked_sub(1)?;
+                let left = opens.remove(&node)?.checked_sub(1)?;
+                if left > 0 {
+                    opens.insert(node, left);
+                }
                 true
             }
             _ => false,
@@ -360,7 +360,7 @@ impl Tree {
         let same_block = self.nodes.iter().filter(|(other, _)| other.number == inode.number);
         let is_taken = same_block
             .into_iter()
-            .any(|(other, node)| other.generation == inode.generation || node.links > 0 || node.opens > 0);
+            .any(|(other, node)| other.generation == inode.generation || node.links > 0 || !node.opens.is_empty());
         if is_taken {
             return false;
         }
@@ -369,7 +369,7 @@ impl Tree {
             Kind::Directory => (2, Body::Directory { parent: dir, entries: BTreeMap::new() }),
             Kind::Symlink => (1, Body::Symlink { target: target.clone().unwrap_or_default() }),
         };
-        self.nodes.insert(inode, Rc::new(Node { permissions, links, opens: 0, body }));
+        self.nodes.insert(inode, Rc::new(Node { permissions, links, opens: BTreeMap::new(), body }));
         self.entries_mut(dir).insert(name.clone(), inode);
         if kind == Kind::Directory {
             self.node_mut(dir).links += 1;
@@ -426,7 +426,11 @@ impl Tree {
         let number = inode.number.0;
         let Some(node) = self.nodes.get(&inode) else { return format!("inode {number} is unknown") };
         let permissions = node.permissions;
-        let head = format!("inode {number}: mode {permissions:o}, {} links, {} opens", node.links, node.opens);
+        let head = format!(
+            "inode {number}: mode {permissions:o}, {} links, open on nodes {:?}",
+            node.links,
+            node.opens.keys()
+        );
         match &node.body {
             Body::File => format!("{head}, a file"),
             Body::Symlink { target } => format!("{head}, a symlink to {}", target.escape_ascii()),
@@ -442,8 +446,8 @@ impl Model for Tree {
     type Operation = TreeEvent;
 
     fn step(&self, event: &TreeEvent) -> Option<Tree> {
-        match (&event.outcome, self.must(&event.attempt)) {
-            (Ok(answer), Must::Succeed | Must::Either(_)) => self.succeed(&event.attempt, answer),
+        match (&event.outcome, self.must(&event.attempt, event.by.node)) {
+            (Ok(answer), Must::Succeed | Must::Either(_)) => self.succeed(&event.attempt, answer, event.by.node),
             (Err(error), Must::Fail(errors) | Must::Either(errors)) => errors.contains(error).then(|| self.clone()),
             (Ok(_), Must::Fail(_)) | (Err(_), Must::Succeed) => None,
         }
@@ -468,7 +472,7 @@ impl Model for Tree {
     }
 
     fn explain(&self, event: &TreeEvent) -> String {
-        let must = match self.must(&event.attempt) {
+        let must = match self.must(&event.attempt, event.by.node) {
             Must::Succeed => "it must succeed".to_string(),
             Must::Fail(errors) => format!("it must fail with one of {errors:?}"),
             Must::Either(errors) => format!("it may succeed or fail with one of {errors:?}"),
@@ -540,7 +544,7 @@ impl fmt::Display for Answer {
                 "inode {} generation {}: {:?}, mode {:o}, {} links",
                 seen.inode.number.0, seen.inode.generation, seen.kind, seen.permissions, seen.links
             ),
-            Answer::Named(inode) => write!(f, "inode {} by a cached name", inode.number.0),
+            Answer::Named(inode) => write!(f, "inode {}", inode.number.0),
             Answer::Missing => write!(f, "missing"),
             Answer::Target(target) => write!(f, "{}", target.escape_ascii()),
             Answer::Names(names) => {

@@ -125,6 +125,8 @@ struct Load {
     names: u64,
     /// Added to each name, so that a directory outgrows its inode.
     suffix: String,
+    /// Whether most of it is reading and writing a few files, or work with names.
+    focus: Focus,
     /// Activities of a process.
     activities: u64,
     /// Most time between two activities.
@@ -134,12 +136,20 @@ struct Load {
     writes: AtomicU32,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Focus {
+    Files,
+    Names,
+}
+
 impl Load {
     fn new(dice: &mut Dice) -> Load {
-        let is_long = dice.percent(25);
+        let focus = if dice.percent(50) { Focus::Files } else { Focus::Names };
+        let is_long = focus == Focus::Names && dice.percent(40);
         Load {
-            names: if is_long { 30 } else { dice.between(1, 6) },
+            names: if is_long { 30 } else { dice.between(1, if focus == Focus::Files { 3 } else { 6 }) },
             suffix: if is_long { "x".repeat(180) } else { String::new() },
+            focus,
             activities: dice.between(5, 30),
             think_most: Duration::from_micros(*dice.pick(&[0, 200, 5000])),
             cached_percent: *dice.pick(&[0, 50, 90]),
@@ -167,7 +177,8 @@ fn make_directories(sim: &Sim, node: &Node, load: &Arc<Load>) -> Result<(), Stri
         for name in DIRECTORIES {
             let _ = process.create(root, &name.into(), Kind::Directory, 0o755).await;
         }
-        for number in 0..load.names / 2 {
+        let files = if load.focus == Focus::Files { load.names } else { load.names / 2 };
+        for number in 0..files {
             let _ = process.create(root, &load.file_name(number), Kind::File, 0o644).await;
         }
     });
@@ -200,22 +211,31 @@ enum Activity {
     Sync,
 }
 
-const ACTIVITIES: [(u64, Activity); 14] = [
-    (30, Activity::UseFile),
-    (12, Activity::Create),
-    (3, Activity::Symlink),
-    (4, Activity::Mkdir),
-    (3, Activity::Rmdir),
-    (8, Activity::Unlink),
-    (5, Activity::Link),
-    (8, Activity::Rename),
-    (12, Activity::Stat),
-    (8, Activity::List),
-    (3, Activity::Readlink),
-    (3, Activity::Chmod),
-    (4, Activity::Truncate),
-    (1, Activity::Sync),
-];
+impl Focus {
+    fn activities(self) -> [(u64, Activity); 14] {
+        // Reads, writes and stats of files, changes of names, looks at names.
+        let (files, changes, looks) = match self {
+            Focus::Files => (12, 1, 2),
+            Focus::Names => (3, 6, 6),
+        };
+        [
+            (8 * files, Activity::UseFile),
+            (files, Activity::Truncate),
+            (2 * files, Activity::Stat),
+            (6 * changes, Activity::Create),
+            (changes, Activity::Symlink),
+            (2 * changes, Activity::Mkdir),
+            (changes, Activity::Rmdir),
+            (4 * changes, Activity::Unlink),
+            (2 * changes, Activity::Link),
+            (4 * changes, Activity::Rename),
+            (changes, Activity::Chmod),
+            (2 * looks, Activity::List),
+            (looks, Activity::Readlink),
+            (1, Activity::Sync),
+        ]
+    }
+}
 
 impl Worker {
     async fn run(mut self) {
@@ -228,7 +248,7 @@ impl Worker {
 
     async fn activity(&mut self) -> Result<(), Error> {
         let process = self.process.clone();
-        let activity = self.dice.weighted(&ACTIVITIES);
+        let activity = self.dice.weighted(&self.load.focus.activities());
         if let Activity::Sync = activity {
             return process.node.fs.sync().await;
         }
@@ -276,7 +296,7 @@ impl Worker {
     async fn use_file(&mut self, dir: InodeRef, name: &Name) -> Result<(), Error> {
         let process = self.process.clone();
         let Some(inode) = self.file(dir, name).await? else { return Ok(()) };
-        let access = if self.dice.percent(60) { Access::Write } else { Access::Read };
+        let access = if self.dice.percent(50) { Access::Write } else { Access::Read };
         process.open(inode, access).await?;
         let mut result = Ok(());
         for _ in 0..self.dice.between(1, 6) {
@@ -317,7 +337,11 @@ impl Worker {
     /// The root or a directory below it; `None` if there is no such directory now.
     async fn directory(&mut self) -> Result<Option<InodeRef>, Error> {
         let mut at = self.process.root();
-        for _ in 0..self.dice.weighted(&[(6, 0), (3, 1), (1, 2)]) {
+        let depths = match self.load.focus {
+            Focus::Files => [(18, 0), (1, 1), (1, 2)],
+            Focus::Names => [(6, 0), (3, 1), (1, 2)],
+        };
+        for _ in 0..self.dice.weighted(&depths) {
             let name = self.directory_name();
             let Some(next) = self.process.lookup(at, &name).await? else { return Ok(None) };
             if self.kind(next).await? != Kind::Directory {
@@ -340,7 +364,7 @@ impl Worker {
     }
 
     fn name(&mut self) -> Name {
-        if self.dice.percent(5) {
+        if self.load.focus == Focus::Names && self.dice.percent(5) {
             return self.directory_name();
         }
         let number = self.dice.below(self.load.names);
