@@ -23,8 +23,8 @@ use crate::message::{About, Holder, Life, Message, Refusal};
 
 /// Version of frames and messages.
 pub const VERSION: u16 = 1;
-/// Longest frame in bytes, its length field included. A frame is closed at a sixteenth of this; one
-/// that carries the state of a resource with very many locks may be as long.
+/// Longest frame in bytes, its length field included. Frames are closed at 64 KiB; one that carries
+/// the state of a resource with very many locks (150,000) may be as long as this.
 pub const FRAME_LENGTH_MAX: usize = 8 << 20;
 /// Most messages in a frame.
 pub const FRAME_MESSAGES_MAX: usize = 4096;

@@ -8,6 +8,11 @@
 //! 4. `Moved` to everybody else with a lock there, who sends what is pending to the new master; what
 //!    was parked is bounced. Requests that the leaver had queued are in the state that was
 //!    transferred, so those that are sent again are recognised by their number.
+//!
+//! The new master is active before the directory names it. That is safe because the old one is
+//! frozen from step 1 until every step is acknowledged, and because a directory that named the new
+//! master first would make it begin with empty queues if it asked. A move that a loss cuts short
+//! leaves a name whose directory entry names the lost member: in doubt.
 
 use base::{NodeId, ViewId};
 use dlm_api::ResourceName;

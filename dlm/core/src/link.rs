@@ -216,7 +216,8 @@ const EARLY_COUNT_MAX: u64 = 65_536;
 /// Messages after which an acknowledgement no longer waits for company.
 const ACKNOWLEDGE_COUNT: u64 = 64;
 /// A frame that would become longer than this is closed before.
-const FRAME_CLOSED_AT: usize = FRAME_LENGTH_MAX / 128;
+const FRAME_CLOSED_AT: usize = 64 << 10;
+const _: () = assert!(FRAME_CLOSED_AT < FRAME_LENGTH_MAX);
 
 #[cfg(test)]
 mod tests {

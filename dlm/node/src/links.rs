@@ -97,7 +97,8 @@ async fn accept(shared: Arc<Shared>, mut stream: TcpStream, from: SocketAddr) {
         Ok(Ok(hello)) => serve(&shared, stream, hello).await,
         Ok(Err(error)) => {
             warn!(%from, %error, "refused a connection");
-            if error.is_permanent() {
+            let is_member = shared.view.members.iter().any(|member| member.address.ip() == from.ip());
+            if is_member && error.is_permanent() {
                 shared.refuse_join(NodeId(0), &format!("{from}: {error}"));
             }
         }

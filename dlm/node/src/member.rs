@@ -38,8 +38,15 @@ pub struct JoinOptions {
     /// Give up after this long; never if `None`.
     pub within: Option<Duration>,
     /// Told what joining waits for, whenever that changes.
-    pub progress: Option<Box<dyn FnMut(&str) + Send>>,
+    pub progress: Option<Progress>,
+    /// Told, on the member's thread, when a member is lost and why. Must not block.
+    pub lost: Option<Lost>,
 }
+
+/// See `JoinOptions::progress`.
+pub type Progress = Box<dyn FnMut(&str) + Send>;
+/// See `JoinOptions::lost`.
+pub type Lost = Box<dyn FnMut(NodeId, &str) + Send>;
 
 /// Why a member could not join.
 #[derive(Debug)]
@@ -116,7 +123,12 @@ impl Member {
     }
 
     /// Joins `lockspace` as `options` say. Blocks the calling thread.
-    pub fn join_with(view: &View, me: NodeId, lockspace: &str, options: JoinOptions) -> Result<Arc<Member>, JoinError> {
+    pub fn join_with(
+        view: &View,
+        me: NodeId,
+        lockspace: &str,
+        mut options: JoinOptions,
+    ) -> Result<Arc<Member>, JoinError> {
         let address = view.address_of(me).ok_or(JoinError::NotInView { me })?;
         if lockspace.is_empty() || lockspace.len() > 64 {
             return Err(JoinError::LockspaceName { name: lockspace.to_owned() });
@@ -162,7 +174,7 @@ impl Member {
             stop: Notify::new(),
             calls,
         });
-        let thread = start_thread(Arc::clone(&shared), listener, calls_receiver)?;
+        let thread = start_thread(Arc::clone(&shared), listener, calls_receiver, options.lost.take())?;
         let member = Member { shared, thread: Mutex::new(Some(thread)) };
         member.wait_until_joined(options)?;
         info!(node = me.0, lockspace, "joined");
@@ -304,8 +316,14 @@ pub(crate) struct Shared {
     /// The next deadline has come nearer.
     timer: Notify,
     stop: Notify,
-    /// Blocking callbacks to make. At most one for each lock and mode since its last grant.
-    calls: mpsc::UnboundedSender<(BlockingCallback, Mode)>,
+    /// Bounded by what it holds: a blocking callback for each lock and mode since its last grant.
+    calls: mpsc::UnboundedSender<Call>,
+}
+
+/// A call to make on the member's thread, outside of the mutex.
+enum Call {
+    Blocking(BlockingCallback, Mode),
+    Lost(NodeId, String),
 }
 
 struct State {
@@ -518,7 +536,7 @@ impl Shared {
             Output::Blocking { lock, mode } => {
                 if let Some(user) = state.users.get(&lock) {
                     // Fails only when the thread has stopped; nobody can be helped then.
-                    let _ = self.calls.send((Arc::clone(&user.blocking), mode));
+                    let _ = self.calls.send(Call::Blocking(Arc::clone(&user.blocking), mode));
                 }
             }
             Output::Joined { view } => {
@@ -531,6 +549,7 @@ impl Shared {
             Output::JoinRefused { why } => self.stand(state, Standing::Refused { peer: None, why }),
             Output::MemberLost { node, why } => {
                 error!(node = node.0, %why, "a member is lost: locks that it holds stay held, and requests that involve it fail");
+                let _ = self.calls.send(Call::Lost(node, why.clone()));
                 state.lost.insert(node, why);
             }
             Output::MemberBack { node } => {
@@ -591,7 +610,8 @@ fn answer(
 fn start_thread(
     shared: Arc<Shared>,
     listener: std::net::TcpListener,
-    mut calls: mpsc::UnboundedReceiver<(BlockingCallback, Mode)>,
+    mut calls: mpsc::UnboundedReceiver<Call>,
+    mut lost: Option<Lost>,
 ) -> Result<std::thread::JoinHandle<()>, JoinError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -611,8 +631,12 @@ fn start_thread(
             }
             shared.handle(Input::Tick);
             let make_calls = async {
-                while let Some((blocking, mode)) = calls.recv().await {
-                    blocking(mode);
+                while let Some(call) = calls.recv().await {
+                    match (call, &mut lost) {
+                        (Call::Blocking(blocking, mode), _) => blocking(mode),
+                        (Call::Lost(node, why), Some(lost)) => lost(node, &why),
+                        (Call::Lost(..), None) => {}
+                    }
                 }
             };
             tokio::select! {

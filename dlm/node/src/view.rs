@@ -190,11 +190,13 @@ impl View {
             if !addresses.insert(address) {
                 return Err(ViewError::AddressTwice { address });
             }
+            let is_loopback = address.ip().is_loopback();
             let is_private = match address.ip() {
                 IpAddr::V4(ip) => ip.is_private(),
                 IpAddr::V6(_) => false,
             };
-            if !address.ip().is_loopback() && !(is_private && self.allow_plaintext) {
+            let is_allowed = is_loopback || (is_private && self.allow_plaintext);
+            if !is_allowed {
                 return Err(ViewError::AddressNotPrivate { id, address, would_help: is_private });
             }
         }

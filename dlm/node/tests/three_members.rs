@@ -33,7 +33,7 @@ fn join_all(view: &View) -> Vec<Arc<Member>> {
         .map(|member| {
             let (view, id) = (view.clone(), member.id);
             std::thread::spawn(move || {
-                let options = JoinOptions { within: Some(PATIENCE), progress: None };
+                let options = JoinOptions { within: Some(PATIENCE), ..JoinOptions::default() };
                 Member::join_with(&view, id, "fs0", options).unwrap_or_else(|error| panic!("{id}: {error}"))
             })
         })
@@ -225,7 +225,7 @@ fn a_member_of_another_lockspace_or_view_is_refused_with_the_reason() {
     let view = free_view("refuse", 2);
     let mut other = view.clone();
     other.generation = 2;
-    let options = || JoinOptions { within: Some(PATIENCE), progress: None };
+    let options = || JoinOptions { within: Some(PATIENCE), ..JoinOptions::default() };
     for (view_of_two, lockspace, expected) in
         [(view.clone(), "other", "has the lockspace"), (other, "fs0", "another view file")]
     {
@@ -243,7 +243,8 @@ fn joining_says_whom_it_waits_for() {
     let view = free_view("wait", 3);
     let (sender, said) = channel();
     let progress = Box::new(move |text: &str| drop(sender.send(text.to_owned())));
-    let options = JoinOptions { within: Some(Duration::from_secs(2)), progress: Some(progress) };
+    let options =
+        JoinOptions { within: Some(Duration::from_secs(2)), progress: Some(progress), ..JoinOptions::default() };
     let error = Member::join_with(&view, NodeId(1), "fs0", options).err().expect("alone");
     assert_eq!(error.to_string(), "waiting for node 2, 3");
     assert_eq!(said.recv().as_deref(), Ok("waiting for node 2, 3"));
