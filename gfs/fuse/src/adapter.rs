@@ -75,6 +75,7 @@ impl Adapter {
     /// Gives back what the kernel can no longer give back itself: handles that were open when the
     /// connection ended. Call it when serving has ended.
     pub async fn finish(&self) {
+        self.parts.caches.close();
         self.server.idle().await;
         for handle in self.parts.handles.drain() {
             self.parts.fs.release(handle.inode(), handle.can_write).await;

@@ -24,6 +24,8 @@ pub struct MountCaches {
     names: Names,
     threads: Threads,
     page_size: u64,
+    /// The kernel has let go of the mount: there is nothing left to drop.
+    is_gone: AtomicBool,
     counts: Counts,
 }
 
@@ -61,12 +63,22 @@ impl MountCaches {
             names: Names::default(),
             threads: Threads::default(),
             page_size: page_size(),
+            is_gone: AtomicBool::new(false),
             counts: Counts::default(),
         })
     }
 
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Serving has ended: from here on the kernel has nothing.
+    pub fn close(&self) {
+        self.is_gone.store(true, Ordering::SeqCst);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::SeqCst)
     }
 
     /// Whether names may be given out with a lifetime: only where the epoch can take it back.
@@ -77,7 +89,7 @@ impl MountCaches {
     /// Drops the pages of `node` but for the bytes `except`. A node the kernel does not have has
     /// no pages.
     pub async fn drop_pages(self: Arc<Self>, node: u64, except: Vec<Range<u64>>) {
-        if !self.nodes.is_known(node) {
+        if self.is_gone() || !self.nodes.is_known(node) {
             return;
         }
         self.counts.page_drops.fetch_add(1, Ordering::Relaxed);
@@ -98,6 +110,9 @@ impl MountCaches {
 
     /// Drops the attributes of `node` if it has been given any.
     pub async fn drop_attributes(self: Arc<Self>, node: u64) {
+        if self.is_gone() {
+            return;
+        }
         loop {
             match self.nodes.attributes_age(node) {
                 None => return,
@@ -134,6 +149,7 @@ impl MountCaches {
     pub async fn drop_names(self: Arc<Self>, directory: u64) {
         let names = match self.names.take(directory) {
             None => return,
+            Some(_) if self.is_gone() => return,
             Some(Announced::TooMany) => return self.advance_epoch("many names"),
             Some(Announced::These(names)) => names,
         };
