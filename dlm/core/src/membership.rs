@@ -23,13 +23,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base::{Incarnation, Instant, NodeId, ViewId};
+use base::{Incarnation, NodeId, ViewId};
 use dlm_api::{LockError, ResourceName};
 
 use crate::directory::directory_of;
 use crate::message::{Life, Message};
-use crate::resource::Role;
 use crate::{Lockspace, Output};
+
+mod coordinator;
+mod loss;
 
 #[derive(Default)]
 pub(crate) struct Membership {
@@ -45,6 +47,8 @@ pub(crate) struct Membership {
     known: Option<View>,
     is_join_asked: bool,
     is_leave_asked: bool,
+    /// The user wants to leave, but this member may be in a view any moment.
+    is_leave_wanted: bool,
     /// At the coordinator: who wants to join, in which life (`Some`), or to leave (`None`).
     wishes: BTreeMap<NodeId, Option<Incarnation>>,
     /// At the coordinator: the change under way.
@@ -206,7 +210,10 @@ impl Lockspace {
     }
 
     pub(crate) fn user_leave(&mut self) {
+        let is_ready_sent = self.membership.prepared.as_ref().is_some_and(|prepared| prepared.is_ready_sent);
         match self.membership.standing {
+            // The others may count on it already: come in, then leave in order.
+            Standing::Joining if is_ready_sent => self.membership.is_leave_wanted = true,
             Standing::Joining | Standing::Refused => {
                 self.membership.standing = Standing::Left;
                 self.outputs.push_back(Output::Left);
@@ -317,74 +324,6 @@ impl Lockspace {
     }
 }
 
-/// The coordinator's side.
-impl Lockspace {
-    pub(crate) fn wish_join(&mut self, from: NodeId) {
-        let is_member = self.membership.members().any(|member| member == from);
-        let incarnation = self.links.get(&from).and_then(|link| link.incarnation);
-        if self.membership.coordinator() == Some(self.config.me) && !is_member && incarnation.is_some() {
-            self.membership.wishes.insert(from, incarnation);
-        }
-    }
-
-    pub(crate) fn wish_leave(&mut self, from: NodeId) {
-        let is_member = self.membership.members().any(|member| member == from);
-        if self.membership.coordinator() == Some(self.config.me) && is_member {
-            self.membership.wishes.insert(from, None);
-        }
-    }
-
-    /// Begins the next change that somebody wants.
-    fn advance_change(&mut self) -> bool {
-        let membership = &mut self.membership;
-        if membership.change.is_some() || membership.prepared.is_some() {
-            return false;
-        }
-        let Some((node, wish)) = membership.wishes.pop_first() else { return false };
-        let mut members: Vec<Life> = membership.view.iter().flat_map(|view| view.members.clone()).collect();
-        let previous: Vec<_> = members.iter().map(|life| life.node).collect();
-        match wish {
-            Some(incarnation) if !previous.contains(&node) => members.push(Life { node, incarnation }),
-            None if previous.contains(&node) => members.retain(|life| life.node != node),
-            Some(_) | None => return true,
-        }
-        members.sort_unstable();
-        self.begin_change(members, previous);
-        true
-    }
-
-    fn begin_change(&mut self, members: Vec<Life>, previous: Vec<NodeId>) {
-        let id = ViewId(self.membership.view_last.0.max(self.membership.view_id().0) + 1);
-        self.membership.view_last = id;
-        let change = Change { id, members, previous, ready: BTreeSet::new() };
-        for node in change.concerned() {
-            let (members, previous) = (change.members.clone(), change.previous.clone());
-            self.send(node, Message::Prepare { view: id, members, previous });
-        }
-        self.membership.change = Some(change);
-    }
-
-    pub(crate) fn member_ready(&mut self, from: NodeId, view: ViewId) {
-        let Some(change) = self.membership.change.as_mut().filter(|change| change.id == view) else { return };
-        change.ready.insert(from);
-        let concerned = change.concerned();
-        if concerned.is_subset(&change.ready) {
-            self.membership.change = None;
-            for node in concerned {
-                self.send(node, Message::Commit { view });
-            }
-        }
-    }
-
-    /// Gives up a change because somebody who was to come in is gone.
-    fn abandon_change(&mut self) {
-        let Some(change) = self.membership.change.take() else { return };
-        for node in change.concerned() {
-            self.send(node, Message::Abandon { view: change.id });
-        }
-    }
-}
-
 /// Every member's side.
 impl Lockspace {
     pub(crate) fn prepare(&mut self, from: NodeId, id: ViewId, members: Vec<Life>, previous: Vec<NodeId>) {
@@ -426,6 +365,9 @@ impl Lockspace {
         if self.membership.prepared.take_if(is_right).is_some() {
             self.membership.is_join_asked = false;
             self.resume_lookups();
+            if self.membership.is_leave_wanted && matches!(self.membership.standing, Standing::Joining) {
+                self.user_leave();
+            }
         }
     }
 
@@ -453,7 +395,7 @@ impl Lockspace {
         if members.contains(&me) {
             membership.entries_awaited = others(&prepared.previous);
             if matches!(membership.standing, Standing::Joining) {
-                membership.standing = Standing::Member;
+                membership.standing = if membership.is_leave_wanted { Standing::Leaving } else { Standing::Member };
                 self.outputs.push_back(Output::Joined { view: id });
             } else {
                 self.outputs.push_back(Output::ViewChanged { view: id, members: members.clone() });
@@ -544,6 +486,7 @@ impl Lockspace {
             }
         }
         match membership.standing {
+            Standing::Joining if membership.is_leave_wanted && membership.prepared.is_none() => self.user_leave(),
             Standing::Joining => membership.is_join_asked = false,
             Standing::Member | Standing::Leaving => match membership.life_of(peer) {
                 Some(life) if life.incarnation == incarnation => self.heard(peer),
@@ -566,107 +509,6 @@ impl Lockspace {
             if known.members.iter().all(is_gone) {
                 self.membership.known = None;
             }
-        }
-    }
-}
-
-/// Losses.
-impl Lockspace {
-    /// Whether `node` must be heard of.
-    fn is_watched(&self, node: NodeId) -> bool {
-        match &self.membership.standing {
-            Standing::Member | Standing::Leaving | Standing::Failed => self.membership.counts_on(node),
-            Standing::Departing { waiting } => waiting.contains(&node),
-            Standing::Joining | Standing::Left | Standing::Refused => false,
-        }
-    }
-
-    fn watched(&self) -> Vec<NodeId> {
-        self.links.keys().copied().filter(|node| self.is_watched(*node)).collect()
-    }
-
-    pub(crate) fn loss_deadline(&self) -> Option<Instant> {
-        self.config.keepalive?;
-        let heard = self.links.iter().filter(|(node, _)| self.is_watched(**node) && !self.lost.contains_key(node));
-        heard.map(|(_, link)| link.last_heard + self.config.lost_after).min()
-    }
-
-    pub(crate) fn detect_losses(&mut self) {
-        if self.config.keepalive.is_none() {
-            return;
-        }
-        for node in self.watched() {
-            let silence = self.links.get(&node).map(|link| self.now - link.last_heard);
-            if let Some(silence) = silence.filter(|silence| *silence >= self.config.lost_after) {
-                self.lose(node, format!("silent for {:.1} s", silence.as_secs_f64()));
-            }
-        }
-    }
-
-    /// Takes members for lost that are connected in another life than the view's.
-    fn check_lives(&mut self) {
-        for node in self.watched() {
-            let Some(linked) = self.links.get(&node).and_then(|link| link.incarnation) else { continue };
-            if self.membership.life_of(node).is_none_or(|life| life.incarnation != linked)
-                && (self.membership.life_of(node).is_some() || !self.membership.previous.contains(&node))
-            {
-                self.lose(node, "it was started again without having left".to_owned());
-            }
-        }
-    }
-
-    /// A valid frame came from `peer`: if it was taken for lost, it is not.
-    pub(crate) fn heard(&mut self, peer: NodeId) {
-        if !self.lost.contains_key(&peer) {
-            return;
-        }
-        let linked = self.links.get(&peer).filter(|link| link.is_up).and_then(|link| link.incarnation);
-        if linked.is_none() || self.membership.life_of(peer).map(|life| life.incarnation) != linked {
-            return;
-        }
-        self.lost.remove(&peer);
-        self.outputs.push_back(Output::MemberBack { node: peer });
-        if self.may_ask_directories() {
-            self.resume_lookups();
-        }
-        let its: Vec<_> = self
-            .resources
-            .iter()
-            .filter(|(_, resource)| matches!(resource.role, Role::Remote { master } if master == peer))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in its {
-            self.send_pending_of(&name);
-        }
-    }
-
-    pub(crate) fn describe_losses(&self) -> String {
-        let lost: Vec<_> = self.lost.iter().map(|(node, why)| format!("{node} is lost: {why}")).collect();
-        lost.join(", ")
-    }
-
-    /// Whatever involves `node` stops being granted; what it holds stays held.
-    fn lose(&mut self, node: NodeId, why: String) {
-        if let Standing::Departing { waiting } = &mut self.membership.standing {
-            waiting.remove(&node);
-            return;
-        }
-        if self.lost.insert(node, why.clone()).is_some() {
-            return;
-        }
-        self.outputs.push_back(Output::MemberLost { node, why });
-        let names: Vec<_> = self.resources.keys().cloned().collect();
-        for name in names {
-            self.refuse_blocked_by_lost(&name);
-            self.fail_if_stuck(&name);
-        }
-        self.fail_leaving_if_lost();
-    }
-
-    fn fail_leaving_if_lost(&mut self) {
-        if !self.lost.is_empty() && matches!(self.membership.standing, Standing::Leaving) {
-            self.membership.standing = Standing::Failed;
-            self.outputs.push_back(Output::LeaveFailed { why: self.describe_losses() });
         }
     }
 }

@@ -74,6 +74,7 @@ impl Lockspace {
         let all: Vec<_> = self.locks.keys().copied().collect();
         for lock in all {
             let Some(found) = self.locks.get_mut(&lock) else { continue };
+            let mut value = None;
             let was_sent = found.pending.as_ref().is_some_and(|pending| pending.is_sent);
             if let Some(pending) = found.pending.take()
                 && !pending.is_abandoned
@@ -83,6 +84,9 @@ impl Lockspace {
                     found.pending = Some(pending);
                     continue;
                 }
+                if let Verb::Convert { value: unwritten, .. } = pending.verb {
+                    value = unwritten;
+                }
                 let error = LockError::Unavailable { what: "this member leaves the lockspace".to_owned() };
                 self.outputs.push_back(Output::Refused { lock, error });
             }
@@ -90,7 +94,7 @@ impl Lockspace {
                 self.drop_lock(lock);
                 continue;
             }
-            self.ask(lock, Verb::Unlock { value: None });
+            self.ask(lock, Verb::Unlock { value });
             if let Some(pending) = self.locks.get_mut(&lock).and_then(|found| found.pending.as_mut()) {
                 pending.is_abandoned = true;
             }

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tracing::{info, warn};
 
 use crate::hello::{Hello, HelloError};
-use crate::member::Shared;
+use crate::shared::Shared;
 
 /// Takes connections from the peers with higher ids.
 pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: TcpListener) {
