@@ -13,6 +13,7 @@ use gfs_core::{
 use nix::errno::Errno;
 
 use crate::answer::Answer;
+use crate::asking::Asking;
 use crate::convert;
 use crate::errno::errno;
 use crate::handles::{Handle, Handles};
@@ -99,7 +100,8 @@ impl Handler for Adapter {
         }
         match request.operation {
             Operation::Lookup { name } => run!(fs.lookup(node, name.to_vec())),
-            Operation::GetAttributes { handle } => run!(fs.get_attributes(node, handle)),
+            Operation::GetAttributes { handle: None } => run!(fs.get_attributes(node)),
+            Operation::GetAttributes { handle: Some(handle) } => run!(fs.get_size(node, handle, pid)),
             Operation::SetAttributes(asked) => run!(fs.set_attributes(node, asked)),
             Operation::ReadLink => run!(fs.read_link(node)),
             Operation::Symlink { name, target } => {
@@ -207,25 +209,25 @@ impl Parts {
         }
     }
 
-    async fn get_attributes(self: Arc<Self>, node: u64, handle: Option<u64>) -> Result<Answer> {
-        // With a handle it is a cached read that asks, and it goes by the size.
-        let inode = match handle {
-            Some(handle) => self.handle(handle)?.inode(),
-            None => self.inode(node)?,
-        };
-        if handle.is_some() {
-            self.nodes.ask(node);
-        }
-        let found = self.fs.getattr(inode).await;
-        if handle.is_some() {
-            self.nodes.asked(node);
-        }
-        let reply = found.map_err(log)?;
-        Ok(Answer::Attributes(Box::new(wire::AttrOut {
+    async fn get_attributes(self: Arc<Self>, node: u64) -> Result<Answer> {
+        Ok(Answer::Attributes(self.attributes(self.inode(node)?).await?))
+    }
+
+    /// For a cached read, which goes by the size.
+    async fn get_size(self: Arc<Self>, node: u64, handle: u64, thread: u32) -> Result<Answer> {
+        let inode = self.handle(handle)?.inode();
+        let mut asking = Asking::new(self.nodes.clone(), node, thread);
+        let attributes = asking.run(self.attributes(inode)).await?;
+        Ok(Answer::AttributesForRead(attributes, asking))
+    }
+
+    async fn attributes(&self, inode: InodeRef) -> Result<Box<wire::AttrOut>> {
+        let reply = self.fs.getattr(inode).await.map_err(log)?;
+        Ok(Box::new(wire::AttrOut {
             attr_valid: convert::lifetime(reply.lifetime),
             attr: convert::attributes(&reply.attributes),
             ..Default::default()
-        })))
+        }))
     }
 
     async fn set_attributes(self: Arc<Self>, node: u64, asked: Box<wire::SetattrIn>) -> Result<Answer> {

@@ -3,17 +3,20 @@
 use bytes::Bytes;
 use nix::errno::Errno;
 
+use crate::asking::Asking;
 use crate::nodes::Nodes;
 use crate::reply::{Delivery, Reply};
 use crate::wire;
 
 /// An answer, complete but for the request's number.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Answer {
     Error(Errno),
     Empty,
     Bytes(Bytes),
     Attributes(Box<wire::AttrOut>),
+    /// For a cached read, which goes by the size.
+    AttributesForRead(Box<wire::AttrOut>, Asking),
     /// A name; node 0 says that it is missing, and for how long that may be believed.
     Entry(Box<wire::EntryOut>),
     Opened(wire::OpenOut),
@@ -58,6 +61,7 @@ impl Answer {
             Answer::Error(errno) => reply.error(errno),
             Answer::Empty => reply.empty(),
             Answer::Bytes(bytes) => reply.bytes(&bytes),
+            Answer::AttributesForRead(attributes, asking) => asking.answer(|| reply.value(&*attributes)),
             Answer::Attributes(attributes) => reply.value(&*attributes),
             Answer::Entry(entry) => reply.value(&*entry),
             Answer::Opened(open) => reply.value(&open),

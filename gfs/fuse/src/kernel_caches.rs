@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::handles::Handles;
 use crate::names::{Announced, Names};
-use crate::nodes::Nodes;
+use crate::nodes::{Drop, Nodes};
 use crate::notify::{Notified, Notifier};
 use crate::threads::Threads;
 
@@ -41,12 +41,9 @@ pub struct Counts {
 
 /// How long dropping names may take before the epoch is advanced instead.
 const NAMES_TIME_MAX: Duration = Duration::from_millis(5);
-/// The kernel throws away attributes whose reply it has not processed yet when they are dropped,
-/// and a cached read that asked for them goes on with the size of before: measured, it misses what
-/// another node had added long ago. Nothing tells when a reply has been processed, so it gets this
-/// long; the caller's thread has only to be scheduled (2 ms was too short on a loaded machine).
-/// For the same reason attributes are dropped only when some were given out.
-const ANSWER_TIME: Duration = Duration::from_millis(10);
+/// How often a read that goes by a node's size is looked at before the attributes are dropped
+/// (see `asking`).
+const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 /// A node that was handed out appears in the kernel as soon as the caller's thread runs: look for
 /// it this often, so many times, before the epoch is advanced and it is looked for more slowly.
 const APPEAR_INTERVAL: Duration = Duration::from_micros(100);
@@ -114,13 +111,12 @@ impl MountCaches {
             return;
         }
         loop {
-            match self.nodes.attributes_age(node) {
-                None => return,
-                Some(age) if age < ANSWER_TIME => tokio::time::sleep(ANSWER_TIME - age).await,
-                Some(_) => break,
+            match self.nodes.take_attributes(node) {
+                Drop::Nothing => return,
+                Drop::Wait => tokio::time::sleep(LOOK_INTERVAL).await,
+                Drop::Now => break,
             }
         }
-        self.nodes.take_attributes(node);
         self.counts.attribute_drops.fetch_add(1, Ordering::Relaxed);
         let this = self.clone();
         let done = self.threads.run(move || this.drops_attributes(node, APPEAR_TRIES, APPEAR_INTERVAL));

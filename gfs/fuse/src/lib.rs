@@ -5,6 +5,7 @@
 
 pub mod adapter;
 pub mod answer;
+pub mod asking;
 pub mod connection;
 pub mod convert;
 pub mod device;
@@ -19,6 +20,7 @@ pub mod port;
 pub mod program;
 pub mod reply;
 pub mod request;
+pub mod scheduled;
 pub mod server;
 pub mod session;
 pub mod threads;

@@ -9,6 +9,8 @@ use std::collections::hash_map::Entry;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::asking;
+use crate::scheduled::RunMark;
 use crate::wire::ROOT_ID;
 
 /// The nodes of a mount, by node id.
@@ -18,12 +20,41 @@ pub struct Nodes(Mutex<Tables>);
 #[derive(Debug, Default)]
 struct Tables {
     known: HashMap<u64, Node>,
-    /// Nodes whose attributes may have been given out with a lifetime, and when a read that goes
-    /// by their size was last answered.
-    attributes: HashMap<u64, Option<Instant>>,
-    /// Reads that have asked for the size and are not answered yet.
-    asking: HashMap<u64, u32>,
+    /// Nodes whose attributes may have been given out.
+    attributes: HashMap<u64, Given>,
 }
+
+/// Attributes that the kernel may have.
+#[derive(Debug, Default)]
+struct Given {
+    /// Reads whose answer has been made and not been sent.
+    announced: u32,
+    /// Threads whose reads have been sent an answer.
+    readers: Vec<Reader>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    mark: RunMark,
+    answered: Instant,
+    /// The thread had not run when the answer was sent.
+    is_certain: bool,
+}
+
+/// Whether the attributes of a node can be dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drop {
+    /// The kernel can have none.
+    Nothing,
+    /// A read that goes by the size is on its way to its answer: look again soon.
+    Wait,
+    Now,
+}
+
+/// How long a thread that was answered gets to run.
+const ANSWERED_MAX: Duration = Duration::from_millis(100);
+/// The same where it cannot be seen whether it has run since.
+const UNCERTAIN_MAX: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 struct Node {
@@ -68,46 +99,50 @@ impl Nodes {
         node == ROOT_ID || self.tables().known.contains_key(&node)
     }
 
-    /// A read asks for attributes, to know the size. Each is followed by one `asked`.
-    pub fn ask(&self, node: u64) {
-        *self.tables().asking.entry(node).or_default() += 1;
-    }
-
-    /// A read that asked has been answered.
-    pub fn asked(&self, node: u64) {
-        if let Entry::Occupied(mut asking) = self.tables().asking.entry(node) {
-            *asking.get_mut() -= 1;
-            if *asking.get() == 0 {
-                asking.remove();
-            }
-        }
-    }
-
     /// Attributes of `node` are about to be given out. Called while the lock that justifies them
     /// is held.
     pub fn announce_attributes(&self, node: u64) {
+        let is_for_read = asking::is_first_announcement(node);
         let mut tables = self.tables();
-        let is_for_read = tables.asking.contains_key(&node);
-        let answered = tables.attributes.entry(node).or_default();
-        if is_for_read {
-            *answered = Some(now());
+        let given = tables.attributes.entry(node).or_default();
+        given.announced += u32::from(is_for_read);
+    }
+
+    /// A read whose answer was announced has been sent it.
+    pub fn has_answered(&self, node: u64, mark: RunMark, is_certain: bool) {
+        if let Some(given) = self.tables().attributes.get_mut(&node) {
+            given.readers.push(Reader { mark, answered: now(), is_certain });
         }
     }
 
-    /// How long a read that goes by the size of `node` has had its answer. `None` if the kernel
-    /// can have no attributes of it.
-    pub fn attributes_age(&self, node: u64) -> Option<Duration> {
-        let answered = *self.tables().attributes.get(&node)?;
-        Some(answered.map_or(Duration::MAX, |answered| now().saturating_duration_since(answered)))
+    /// A read whose answer was announced is over.
+    pub fn asked(&self, node: u64) {
+        if let Some(given) = self.tables().attributes.get_mut(&node) {
+            given.announced = given.announced.saturating_sub(1);
+        }
     }
 
-    /// The attributes of `node` are about to be dropped.
-    pub fn take_attributes(&self, node: u64) {
-        self.tables().attributes.remove(&node);
+    /// Whether the attributes of `node` can be dropped; with `Now`, they are about to be.
+    pub fn take_attributes(&self, node: u64) -> Drop {
+        let mut tables = self.tables();
+        let Some(given) = tables.attributes.get_mut(&node) else { return Drop::Nothing };
+        given.readers.retain(|reader| !reader.is_over());
+        if given.announced > 0 || !given.readers.is_empty() {
+            return Drop::Wait;
+        }
+        tables.attributes.remove(&node);
+        Drop::Now
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.lock().expect("invariant: no panic under this lock")
+    }
+}
+
+impl Reader {
+    fn is_over(&self) -> bool {
+        let age = now().saturating_duration_since(self.answered);
+        if self.is_certain { self.mark.has_run() || age > ANSWERED_MAX } else { age > UNCERTAIN_MAX }
     }
 }
 
@@ -133,16 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn only_an_answer_to_a_read_has_an_age() {
+    fn attributes_are_dropped_once_for_each_time_they_are_given() {
         let nodes = Nodes::default();
-        assert_eq!(nodes.attributes_age(7), None);
+        assert_eq!(nodes.take_attributes(7), Drop::Nothing);
         nodes.announce_attributes(7);
-        assert_eq!(nodes.attributes_age(7), Some(Duration::MAX));
-        nodes.ask(7);
-        nodes.announce_attributes(7);
-        nodes.asked(7);
-        assert!(nodes.attributes_age(7) < Some(Duration::MAX));
-        nodes.take_attributes(7);
-        assert_eq!(nodes.attributes_age(7), None);
+        assert_eq!(nodes.take_attributes(7), Drop::Now);
+        assert_eq!(nodes.take_attributes(7), Drop::Nothing);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use gfs_core::glock::gate::RequestClass;
 use gfs_fuse::answer::{Answer, FOREVER};
+use gfs_fuse::asking::Asking;
 use gfs_fuse::handles::{Handle, Handles};
 use gfs_fuse::interrupt::Ends;
 use gfs_fuse::kernel_caches::MountCaches;
@@ -114,18 +115,19 @@ impl Toy {
         }
     }
 
-    async fn get_attributes(self: Arc<Self>, number: u64, is_for_read: bool) -> Answer {
-        if is_for_read {
-            self.nodes.ask(number);
-        }
+    async fn get_attributes(self: Arc<Self>, number: u64, reader: Option<u32>) -> Answer {
+        let Some(thread) = reader else { return Answer::Attributes(self.given_attributes(number).await) };
+        let mut asking = Asking::new(self.nodes.clone(), number, thread);
+        let attributes = asking.run(self.given_attributes(number)).await;
+        Answer::AttributesForRead(attributes, asking)
+    }
+
+    async fn given_attributes(&self, number: u64) -> Box<wire::AttrOut> {
         let glock = self.glock(number);
         let _guard = glock.hold(Mode::Shared, RequestClass::Ordinary).await;
         let attr = self.attributes(number);
         let attr_valid = if glock.may_cache() { FOREVER } else { 0 };
-        if is_for_read {
-            self.nodes.asked(number);
-        }
-        Answer::Attributes(Box::new(wire::AttrOut { attr_valid, attr, ..Default::default() }))
+        Box::new(wire::AttrOut { attr_valid, attr, ..Default::default() })
     }
 
     async fn set_attributes(self: Arc<Self>, number: u64, asked: wire::SetattrIn) -> Answer {
@@ -278,7 +280,7 @@ impl Handler for ToyHandler {
         }
         match request.operation {
             Operation::Lookup { name } => run!(toy.lookup(name.to_vec())),
-            Operation::GetAttributes { handle } => run!(toy.get_attributes(node, handle.is_some())),
+            Operation::GetAttributes { handle } => run!(toy.get_attributes(node, handle.map(|_| pid))),
             Operation::SetAttributes(asked) => run!(toy.set_attributes(node, *asked)),
             Operation::Open { flags, .. } => run!(toy.open(node, flags)),
             Operation::Create { name, flags, .. } => run!(toy.create(name.to_vec(), flags)),
