@@ -158,7 +158,7 @@ fn a_reader_sees_the_size_that_another_node_has_set() {
                 // A read is not one step: a size that is set between two pages ends it there.
                 let may_end = |first: u64, last: u64, end: u64| {
                     is_possible(first, last, end)
-                        || end % PAGE as u64 == 0 && (first..=last).any(|version| size_of(version) > end)
+                        || end.is_multiple_of(PAGE as u64) && (first..=last).any(|version| size_of(version) > end)
                 };
                 while !is_done.load(Ordering::SeqCst) {
                     let (first, size, last) = versions.around(|| file.metadata().unwrap().len());

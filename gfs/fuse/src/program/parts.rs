@@ -3,12 +3,15 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use base::NodeId;
 use block_core::dev::{DevName, DevNameError};
 use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset};
 use block_file::{FileDevice, OpenError, OpenOptions};
 use dlm_api::LockManager;
 use dlm_api::local::LocalLocks;
+use dlm_node::{JoinError, JoinOptions, Member, View, ViewError};
 use gfs_format::Superblock;
 use gfs_format::superblock::{SUPERBLOCK_OFFSET, SuperblockError};
 use iscsi_target_initiator::{ConnectError, Initiator};
@@ -37,7 +40,20 @@ pub enum PartError {
         name: String,
     },
     /// What `lock_dlm` needs and was not given.
-    Dlm(String),
+    Missing {
+        what: &'static str,
+    },
+    /// The volume belongs to another cluster than the view.
+    OtherCluster {
+        table: String,
+        cluster: String,
+    },
+    View(ViewError),
+    Join {
+        lockspace: String,
+        error: JoinError,
+    },
+    Task(tokio::task::JoinError),
 }
 
 impl fmt::Display for PartError {
@@ -52,7 +68,13 @@ impl fmt::Display for PartError {
             Self::LockProtocol { name } => {
                 write!(f, "the filesystem wants the lock protocol \"{name}\"; choose one with -o lockproto=")
             }
-            Self::Dlm(what) => write!(f, "lock_dlm: {what}"),
+            Self::Missing { what } => write!(f, "lock_dlm needs {what}"),
+            Self::OtherCluster { table, cluster } => {
+                write!(f, "the filesystem's lock table \"{table}\" is not of the cluster \"{cluster}\" of the view")
+            }
+            Self::View(error) => write!(f, "{error}"),
+            Self::Join { lockspace, error } => write!(f, "cannot join the lockspace {lockspace}: {error}"),
+            Self::Task(error) => write!(f, "cannot join the lockspace: {error}"),
         }
     }
 }
@@ -96,10 +118,16 @@ pub fn lock_protocol(options: &Options, superblock: &Superblock) -> Result<LockP
     })
 }
 
-/// A lockspace that this process is in.
-pub struct Locks {
-    pub manager: Arc<dyn LockManager>,
+/// The locks of a mount.
+pub enum Locks {
+    Local(Arc<LocalLocks>),
+    Member(Arc<Member>),
 }
+
+/// How long joining may take: every member of the view has to be there.
+const JOIN_MAX: Duration = Duration::from_secs(60);
+/// How long leaving in order may take.
+const LEAVE_MAX: Duration = Duration::from_secs(20);
 
 /// Joins the lockspace.
 pub async fn open_locks(
@@ -108,16 +136,53 @@ pub async fn open_locks(
     superblock: &Superblock,
 ) -> Result<Locks, PartError> {
     match protocol {
-        LockProtocol::NoLock => Ok(Locks { manager: Arc::new(LocalLocks::new()) }),
-        LockProtocol::Dlm => {
-            let on_disk = || String::from_utf8_lossy(superblock.lock_table()).into_owned();
-            let table = options.lock_table.clone().unwrap_or_else(on_disk);
-            Err(PartError::Dlm(format!("the lockspace {table} cannot be joined by this build")))
-        }
+        LockProtocol::NoLock => Ok(Locks::Local(Arc::new(LocalLocks::new()))),
+        LockProtocol::Dlm => join(options, superblock).await.map(Locks::Member),
     }
 }
 
+async fn join(options: &Options, superblock: &Superblock) -> Result<Arc<Member>, PartError> {
+    let on_disk = || String::from_utf8_lossy(superblock.lock_table()).into_owned();
+    let table = options.lock_table.clone().unwrap_or_else(on_disk);
+    let missing_table =
+        PartError::Missing { what: "-o locktable=CLUSTER:FILESYSTEM, which the filesystem does not name" };
+    let (cluster, lockspace) = table.split_once(':').ok_or(missing_table)?;
+    let view =
+        options.view.as_ref().ok_or(PartError::Missing { what: "-o view=FILE, the members of the lockspace" })?;
+    let node = options.node.ok_or(PartError::Missing { what: "-o node=N, this node's number in the view" })?;
+    let view = View::from_file(view).map_err(PartError::View)?;
+    if view.cluster != cluster {
+        return Err(PartError::OtherCluster { table: table.clone(), cluster: view.cluster });
+    }
+    let lockspace = lockspace.to_owned();
+    let joined = tokio::task::spawn_blocking(move || {
+        let options = JoinOptions {
+            within: Some(JOIN_MAX),
+            progress: None,
+            lost: Some(Box::new(|node, why| tracing::error!(%node, why, "a member is lost"))),
+        };
+        Member::join_with(&view, NodeId(node), &lockspace, options)
+            .map_err(|error| PartError::Join { lockspace: lockspace.clone(), error })
+    });
+    joined.await.map_err(PartError::Task)?
+}
+
 impl Locks {
+    pub fn manager(&self) -> Arc<dyn LockManager> {
+        match self {
+            Locks::Local(local) => local.clone(),
+            Locks::Member(member) => member.clone(),
+        }
+    }
+
     /// Leaves the lockspace; every lock has been given up.
-    pub async fn close(self) {}
+    pub async fn close(self) {
+        let Locks::Member(member) = self else { return };
+        let left = tokio::task::spawn_blocking(move || member.leave(LEAVE_MAX)).await;
+        match left {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the lockspace was not left in order"),
+            Err(error) => tracing::error!(%error, "the lockspace was not left in order"),
+        }
+    }
 }

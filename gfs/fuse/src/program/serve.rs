@@ -67,7 +67,7 @@ pub async fn serve(arguments: Arguments, background: Background) -> Result<()> {
     let port = Arc::new(CachePort::default());
     let ports = Ports {
         device,
-        locks: locks.manager.clone(),
+        locks: locks.manager(),
         host: Arc::new(ProcessHost::new(Runtime::current())),
         caches: port.clone(),
     };
