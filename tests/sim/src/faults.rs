@@ -15,6 +15,9 @@ use crate::executor::{Sim, TaskKind, lock};
 use crate::kernel::KernelFaults;
 use crate::trace::Who;
 
+/// A plant's name and how it is set.
+type NamedPlant = (&'static str, fn(&mut Plant));
+
 /// What is planted in a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plant {
@@ -26,7 +29,7 @@ pub struct Plant {
 }
 
 impl Plant {
-    const ALL: [(&'static str, fn(&mut Plant)); 15] = [
+    const ALL: [NamedPlant; 15] = [
         ("kernel-keeps-pages", |plant| plant.kernel.keep_pages = true),
         ("kernel-keeps-attributes", |plant| plant.kernel.keep_attributes = true),
         ("kernel-keeps-names", |plant| plant.kernel.keep_names = true),

@@ -57,7 +57,7 @@ struct Caches {
     pages: BTreeMap<(u64, u64), Page>,
     /// Changes of an inode by this node that are under way.
     changes: BTreeMap<u64, u32>,
-    inode_locks: BTreeMap<u64, Arc<RwLock<()>>>,
+    inode_locks: BTreeMap<InodeRef, Arc<RwLock<()>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -96,7 +96,7 @@ impl Kernel {
 
     /// The lock that the kernel takes around calls on this inode.
     pub fn inode_lock(&self, inode: InodeRef) -> Arc<RwLock<()>> {
-        lock(&self.caches).inode_locks.entry(inode.number.0).or_default().clone()
+        lock(&self.caches).inode_locks.entry(inode).or_default().clone()
     }
 
     /// What the cache says of a name: `Some(None)` is a name known to be missing.
