@@ -238,11 +238,12 @@ impl GlockOwner for Fs {
             if self.is_withdrawn() {
                 return Err(Error::Withdrawn);
             }
-            if self.is_unmounted.load(Ordering::SeqCst) {
-                return Ok(());
-            }
             match glock.key().kind {
-                GlockKind::Inode | GlockKind::ResourceGroup => self.io(self.log.sync_glock(glock).await),
+                GlockKind::Inode | GlockKind::ResourceGroup => match self.log.sync_glock(glock).await {
+                    // The unmount has put everything in place already.
+                    Err(Error::Withdrawn) if self.log.is_closed() => Ok(()),
+                    other => self.io(other),
+                },
                 GlockKind::Nondisk | GlockKind::IOpen | GlockKind::Journal => Ok(()),
             }
         })

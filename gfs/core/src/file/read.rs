@@ -19,12 +19,9 @@ impl Fs {
         let end = offset.checked_add(u64::from(length)).ok_or(Error::Invalid)?;
         let guard = match origin {
             RequestOrigin::Call => glock.shared(RequestClass::Ordinary).await?,
-            RequestOrigin::PageCache => {
-                let class = RequestClass::Drains { pages: Some(offset..end) };
-                // With a handle open for writing, the page may be dirtied through a mapping
-                // without a further request: it is handed out under the exclusive lock only.
-                if glock.has_writers() { glock.exclusive(class).await? } else { glock.shared(class).await? }
-            }
+            // With a handle open for writing, the page may be dirtied through a mapping without a
+            // further request: the glock then gives it out under the exclusive state only.
+            RequestOrigin::PageCache => glock.shared(RequestClass::Drains { pages: Some(offset..end) }).await?,
         };
         let dinode = self.inode(guard.glock(), inode).await?;
         if dinode.is_directory() {

@@ -173,6 +173,7 @@ impl Glock {
             }
             let mut is_parked = false;
             let may_pass = inner.waiters.is_empty() || !matches!(class, RequestClass::Ordinary);
+            let state = inner.needed(state, &class);
             if inner.held >= state && inner.is_free_for(state) && may_pass {
                 match inner.gate.admit(&class) {
                     Admission::Serve => return Ok(inner.take(self, state)),
@@ -229,11 +230,6 @@ impl Glock {
     /// Says what the inode is, once it has been read.
     pub fn set_contents(&self, contents: Contents) {
         self.inner().contents = contents;
-    }
-
-    /// Whether page fills must take the glock exclusively.
-    pub fn has_writers(&self) -> bool {
-        self.inner().writers > 0
     }
 
     pub fn opens(&self) -> u32 {
@@ -565,6 +561,19 @@ impl Inner {
         self.has_exclusive_holder || self.shared_holders > 0
     }
 
+    /// The state that a request has to have: a page fill takes the exclusive one as soon as a
+    /// handle is open for writing. Asked anew each time, since that may change while it waits.
+    fn needed(&self, state: State, class: &RequestClass) -> State {
+        let is_fill = matches!(class, RequestClass::Drains { pages: Some(_) });
+        if is_fill && self.writers > 0 { State::Exclusive } else { state }
+    }
+
+    /// Whether a try has to be refused because of a holder in this node: an iopen glock is held
+    /// for as long as a file is open.
+    fn is_refused(&self, waiter: &Waiter) -> bool {
+        waiter.is_try && self.is_uncached && !self.is_free_for(waiter.state)
+    }
+
     fn is_free_for(&self, state: State) -> bool {
         match state {
             State::Exclusive => !self.has_holders(),
@@ -582,13 +591,18 @@ impl Inner {
 
     /// Takes waiters that can hold now off the queue: in order while the gate is open; while it
     /// drains, only those whose page locks the drain waits for.
-    fn grant_waiters(&mut self, glock: &Arc<Glock>) -> Vec<(Waiter, Guard)> {
+    fn grant_waiters(&mut self, glock: &Arc<Glock>) -> Vec<(Waiter, Result<Guard>)> {
         let mut granted = Vec::new();
         let is_open = self.gate.may_cache();
         let mut index = 0;
         while index < self.waiters.len() {
-            let waiter = &mut self.waiters[index];
-            let (state, is_parked) = (waiter.state, waiter.is_parked);
+            let waiter = &self.waiters[index];
+            let (state, is_parked) = (self.needed(waiter.state, &waiter.class), waiter.is_parked);
+            if self.is_refused(waiter) {
+                let waiter = self.waiters.remove(index).expect("invariant: index is in range");
+                granted.push((waiter, Err(Error::Lock(LockError::WouldBlock))));
+                continue;
+            }
             let can_hold = self.held >= state && self.is_free_for(state);
             if is_open && !can_hold {
                 break;
@@ -605,7 +619,7 @@ impl Inner {
             }
             let waiter = self.waiters.remove(index).expect("invariant: index is in range");
             let guard = self.take(glock, state);
-            granted.push((waiter, guard));
+            granted.push((waiter, Ok(guard)));
         }
         granted
     }
@@ -619,7 +633,7 @@ impl Inner {
         self.is_leftover()
             || self.demote_to.is_some_and(|target| self.held > target)
             || !self.first_writers.is_empty()
-            || self.waiters.front().is_some_and(|waiter| waiter.state > self.held)
+            || self.waiters.front().is_some_and(|waiter| self.needed(waiter.state, &waiter.class) > self.held)
     }
 
     fn next_step(&mut self) -> Step {
@@ -637,11 +651,12 @@ impl Inner {
         if !self.first_writers.is_empty() {
             return Step::DrainForWriter;
         }
-        match self.waiters.front() {
-            Some(waiter) if waiter.state > self.held => {
-                Step::PromoteTo(waiter.state, if waiter.is_try { IsTry::Yes } else { IsTry::No })
-            }
-            _ => Step::Rest,
+        let Some(waiter) = self.waiters.front() else { return Step::Rest };
+        let state = self.needed(waiter.state, &waiter.class);
+        if state > self.held {
+            Step::PromoteTo(state, if waiter.is_try { IsTry::Yes } else { IsTry::No })
+        } else {
+            Step::Rest
         }
     }
 
@@ -678,8 +693,8 @@ async fn ends_within(work: &mut BoxFuture<'static, ()>, mut alarm: BoxFuture<'st
 
 /// Hands guards over outside of the glock's mutex: a waiter that has gone drops its guard, and
 /// that takes the mutex again.
-fn deliver(granted: Vec<(Waiter, Guard)>) {
-    for (waiter, guard) in granted {
-        let _ = waiter.granted.send(Ok(guard));
+fn deliver(granted: Vec<(Waiter, Result<Guard>)>) {
+    for (waiter, result) in granted {
+        let _ = waiter.granted.send(result);
     }
 }

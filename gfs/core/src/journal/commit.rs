@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use block_core::Durability;
 use bytes::Bytes;
@@ -103,6 +104,7 @@ impl Log {
         self.commit(flags::CAUSE_SHUTDOWN).await?;
         self.checkpoint(None).await?;
         self.write_header(flags::UNMOUNT | flags::FLUSH_SHUTDOWN | flags::CAUSE_SHUTDOWN).await?;
+        self.is_closed.store(true, Ordering::SeqCst);
         self.stop();
         Ok(())
     }

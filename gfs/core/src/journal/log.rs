@@ -22,8 +22,6 @@ pub struct Faults {
     pub skip_flush_on_demote: bool,
     /// Give a glock up without writing its dirty file data.
     pub skip_data_on_demote: bool,
-    /// Keep cached metadata when a glock is lost.
-    pub keep_cache_on_demote: bool,
     /// Answer an append from the size that was known before the glock was taken.
     pub stale_append: bool,
 }
@@ -95,6 +93,8 @@ pub struct Log {
     /// One log operation at a time.
     pub(super) operation: tokio::sync::Mutex<()>,
     pub(super) is_stopped: AtomicBool,
+    /// Ended in order: everything is in place.
+    pub(super) is_closed: AtomicBool,
     pub(super) faults: Faults,
 }
 
@@ -134,6 +134,7 @@ impl Log {
             gate: RwLock::new(()),
             operation: tokio::sync::Mutex::new(()),
             is_stopped: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
             faults: parts.faults,
         }
     }
@@ -149,6 +150,11 @@ impl Log {
     /// Stops the log for good: nothing is written any more.
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the log has ended in order, with everything in place.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
     }
 
     pub(super) fn check_running(&self) -> Result<()> {
