@@ -37,18 +37,20 @@ impl Answer {
         };
         let Some(reply) = reply else { return handle };
         // Counted first: a FORGET may come before the write of the reply returns.
-        let entry = match &self {
-            Answer::Entry(entry) if entry.nodeid != 0 => Some((entry.nodeid, entry.generation)),
-            Answer::Created(created) => Some((created.entry.nodeid, created.entry.generation)),
+        let entry: Option<&wire::EntryOut> = match &self {
+            Answer::Entry(entry) if entry.nodeid != 0 => Some(entry),
+            Answer::Created(created) => Some(&created.entry),
             _ => None,
         };
-        if let Some((node, generation)) = entry {
-            nodes.count(node, generation);
-        }
+        let node = entry.map(|entry| {
+            let is_file = entry.attr.mode & libc::S_IFMT == libc::S_IFREG;
+            nodes.count(entry.nodeid, entry.generation, is_file);
+            entry.nodeid
+        });
         match self.send(reply) {
             Delivery::Taken => None,
             Delivery::Refused => {
-                if let Some((node, _)) = entry {
+                if let Some(node) = node {
                     nodes.forget(node, 1);
                 }
                 handle

@@ -102,6 +102,7 @@ mod tests {
         };
         let mut asking = Asking::new(nodes.clone(), NODE, nix::unistd::gettid().as_raw().cast_unsigned());
         poll(&mut asking, &mut || {});
+        nodes.count(NODE, 1, false);
         nodes.announce_attributes(NODE);
         assert_eq!(nodes.take_attributes(NODE), Dropping::Now, "announced by somebody else");
         poll(&mut asking, &mut || {

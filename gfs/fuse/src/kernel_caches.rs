@@ -90,14 +90,23 @@ impl MountCaches {
             return;
         }
         self.counts.page_drops.fetch_add(1, Ordering::Relaxed);
+        // The kernel drops the attributes along with the pages.
+        let taken = self.take_attributes(node).await;
         let this = self.clone();
         let done = self.threads.run(move || {
+            let mut is_unknown = false;
             for bytes in complement(except, this.page_size) {
                 let len = if bytes.end == u64::MAX { 0 } else { bytes.end - bytes.start };
-                this.check(this.notifier.drop_pages(node, bytes.start, len));
+                let notified = this.notifier.drop_pages(node, bytes.start, len);
+                this.check(notified);
+                is_unknown |= notified == Notified::Unknown;
             }
+            is_unknown
         });
-        let _ = done.await;
+        if done.await == Ok(true) && taken == Drop::Now {
+            // No node, no pages; but attributes may be on their way with it.
+            self.nodes.announce_attributes(node);
+        }
     }
 
     /// Attributes of `node` are about to be given out, under the lock that justifies them.
@@ -110,12 +119,8 @@ impl MountCaches {
         if self.is_gone() {
             return;
         }
-        loop {
-            match self.nodes.take_attributes(node) {
-                Drop::Nothing => return,
-                Drop::Wait => tokio::time::sleep(LOOK_INTERVAL).await,
-                Drop::Now => break,
-            }
+        if self.take_attributes(node).await == Drop::Nothing {
+            return;
         }
         self.counts.attribute_drops.fetch_add(1, Ordering::Relaxed);
         let this = self.clone();
@@ -126,6 +131,16 @@ impl MountCaches {
             self.advance_epoch("a node has not appeared");
             let this = self.clone();
             drop(self.threads.run(move || this.drops_attributes(node, APPEAR_SLOW_TRIES, APPEAR_SLOW_INTERVAL)));
+        }
+    }
+
+    /// Waits until the attributes can be dropped.
+    async fn take_attributes(&self, node: u64) -> Drop {
+        loop {
+            match self.nodes.take_attributes(node) {
+                Drop::Wait => tokio::time::sleep(LOOK_INTERVAL).await,
+                ended => return ended,
+            }
         }
     }
 

@@ -31,6 +31,8 @@ struct Given {
     announced: u32,
     /// Threads whose reads have been sent an answer.
     readers: Vec<Reader>,
+    /// When they were last given out, to whomever.
+    given: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -55,20 +57,26 @@ pub enum Drop {
 const ANSWERED_MAX: Duration = Duration::from_millis(100);
 /// The same where it cannot be seen whether it has run since.
 const UNCERTAIN_MAX: Duration = Duration::from_millis(10);
+/// How long a thread that was given attributes for something else gets to run. It is not looked
+/// at, since that costs as much as the reply; a read that asks while they are dropped goes by
+/// what such a thread has made of them.
+const GIVEN_MIN: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 struct Node {
     generation: u64,
     lookups: u64,
+    is_file: bool,
 }
 
 impl Nodes {
     /// Counts a reply that hands `node` out. A node that comes with another generation replaces
     /// its predecessor: the kernel gives the old one up.
-    pub fn count(&self, node: u64, generation: u64) {
+    pub fn count(&self, node: u64, generation: u64, is_file: bool) {
         let mut tables = self.tables();
-        let known = tables.known.entry(node).or_insert(Node { generation, lookups: 0 });
+        let known = tables.known.entry(node).or_insert(Node { generation, lookups: 0, is_file });
         known.generation = generation;
+        known.is_file = is_file;
         known.lookups = known.lookups.saturating_add(1);
     }
 
@@ -104,8 +112,11 @@ impl Nodes {
     pub fn announce_attributes(&self, node: u64) {
         let is_for_read = asking::is_first_announcement(node);
         let mut tables = self.tables();
+        // Only a regular file's size is gone by.
+        let is_file = node != ROOT_ID && tables.known.get(&node).is_none_or(|known| known.is_file);
         let given = tables.attributes.entry(node).or_default();
         given.announced += u32::from(is_for_read);
+        given.given = is_file.then(now);
     }
 
     /// A read whose answer was announced has been sent it.
@@ -127,7 +138,8 @@ impl Nodes {
         let mut tables = self.tables();
         let Some(given) = tables.attributes.get_mut(&node) else { return Drop::Nothing };
         given.readers.retain(|reader| !reader.is_over());
-        if given.announced > 0 || !given.readers.is_empty() {
+        let is_young = given.given.is_some_and(|given| now().saturating_duration_since(given) < GIVEN_MIN);
+        if given.announced > 0 || !given.readers.is_empty() || is_young {
             return Drop::Wait;
         }
         tables.attributes.remove(&node);
@@ -158,8 +170,8 @@ mod tests {
     #[test]
     fn a_node_is_known_until_every_lookup_is_forgotten() {
         let nodes = Nodes::default();
-        nodes.count(7, 3);
-        nodes.count(7, 3);
+        nodes.count(7, 3, true);
+        nodes.count(7, 3, true);
         assert!(!nodes.forget(7, 1));
         assert_eq!(nodes.generation(7), Some(3));
         assert!(nodes.forget(7, 1));
@@ -170,6 +182,7 @@ mod tests {
     #[test]
     fn attributes_are_dropped_once_for_each_time_they_are_given() {
         let nodes = Nodes::default();
+        nodes.count(7, 3, false);
         assert_eq!(nodes.take_attributes(7), Drop::Nothing);
         nodes.announce_attributes(7);
         assert_eq!(nodes.take_attributes(7), Drop::Now);

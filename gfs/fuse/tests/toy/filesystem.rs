@@ -71,7 +71,6 @@ impl Toy {
 
     fn attributes(&self, number: u64) -> wire::Attr {
         self.cluster.check(self.node, number, Mode::Shared, "attributes");
-        self.caches.announce_attributes(number);
         let size = self.disk(|disk| disk.files.get(&number).map_or(0, |data| data.len() as u64));
         let is_directory = number == ROOT_ID;
         wire::Attr {
@@ -87,6 +86,7 @@ impl Toy {
     async fn entry(&self, name: &[u8], number: u64, is_new: bool) -> wire::EntryOut {
         let glock = self.glock(number);
         let _guard = glock.hold(Mode::Shared, RequestClass::Ordinary).await;
+        self.caches.announce_attributes(number);
         let attr = self.attributes(number);
         self.caches.announce(ROOT_ID, name);
         let names_live = self.glock(ROOT_ID).may_cache();
@@ -125,6 +125,7 @@ impl Toy {
     async fn given_attributes(&self, number: u64) -> Box<wire::AttrOut> {
         let glock = self.glock(number);
         let _guard = glock.hold(Mode::Shared, RequestClass::Ordinary).await;
+        self.caches.announce_attributes(number);
         let attr = self.attributes(number);
         let attr_valid = if glock.may_cache() { FOREVER } else { 0 };
         Box::new(wire::AttrOut { attr_valid, attr, ..Default::default() })
