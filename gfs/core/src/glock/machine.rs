@@ -206,6 +206,20 @@ impl Glock {
         receiver.await.unwrap_or(Err(Error::Withdrawn))
     }
 
+    /// Waits until the worker has nothing left to do.
+    pub async fn settle(&self) -> Result<()> {
+        let receiver = {
+            let mut inner = self.inner();
+            if !inner.has_worker {
+                return Ok(());
+            }
+            let (done, receiver) = oneshot::channel();
+            inner.demote_waiters.push(done);
+            receiver
+        };
+        receiver.await.unwrap_or(Err(Error::Withdrawn))
+    }
+
     /// Lets go of the glock soon, without waiting.
     pub fn demote_soon(self: &Arc<Self>, target: State) {
         let mut inner = self.inner();

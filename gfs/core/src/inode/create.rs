@@ -208,8 +208,10 @@ impl Fs {
             self.inode(guard.glock(), inode).await.map(|_| ())
         };
         if let Err(error) = found {
+            let iopen_glock = iopen.glock().clone();
             drop(iopen);
             if error == Error::Stale {
+                iopen_glock.settle().await?;
                 // Whoever tried to free it meanwhile found it open, by us.
                 self.free_if_unlinked(inode).await?;
             }
@@ -235,8 +237,14 @@ impl Fs {
     async fn close(&self, inode: InodeRef) {
         let glock = self.inode_glock(inode.number.0);
         let Some(iopen) = glock.remove_open() else { return };
+        let iopen_glock = iopen.glock().clone();
         drop(iopen);
         if self.is_withdrawn() || self.is_read_only {
+            return;
+        }
+        // The inode is looked at only when its iopen lock is really gone: whoever removes the last
+        // name after that look can then free it.
+        if iopen_glock.settle().await.is_err() {
             return;
         }
         if let Err(error) = self.free_if_unlinked(inode).await {
