@@ -10,12 +10,11 @@ use bytes::Bytes;
 use gfs_core::{
     Caller, Entry, Error, Fs, InodeNumber, InodeRef, Lookup, NewInode, RequestOrigin, SetAttributes, WriteAt,
 };
-use nix::errno::Errno;
 
 use crate::answer::Answer;
 use crate::asking::Asking;
 use crate::convert;
-use crate::errno::errno;
+use crate::errno::Refusal;
 use crate::handles::{Handle, Handles};
 use crate::interrupt::Ends;
 use crate::kernel_caches::MountCaches;
@@ -51,7 +50,7 @@ struct Parts {
     writers: WriterCaching,
 }
 
-type Result<T> = std::result::Result<T, Errno>;
+type Result<T> = std::result::Result<T, Refusal>;
 
 impl Adapter {
     pub fn new(
@@ -84,7 +83,9 @@ impl Adapter {
     }
 
     fn run(&self, reply: Reply, pid: u32, operation: impl Future<Output = Result<Answer>> + Send + 'static) {
-        self.server.run(reply, pid, Ends::OnDeath, async move { operation.await.unwrap_or_else(Answer::Error) });
+        self.server.run(reply, pid, Ends::OnDeath, async move {
+            operation.await.unwrap_or_else(|refusal| Answer::Error(refusal.errno()))
+        });
     }
 }
 
@@ -141,19 +142,19 @@ impl Handler for Adapter {
             // These the kernel does itself, or does without, once it has seen the error: permission
             // checks, flushing at close (our writes need none), attributes of SELinux and the like.
             Operation::Access { .. } | Operation::Flush { .. } | Operation::ExtendedAttribute => {
-                reply.error(Errno::ENOSYS);
+                reply.error(Refusal::KernelDoesIt.errno());
             }
-            Operation::Fallocate { .. } => drop(reply.error(Errno::EOPNOTSUPP)),
+            Operation::Fallocate { .. } => drop(reply.error(Refusal::NotSupported.errno())),
             Operation::Unknown { opcode } => {
                 tracing::debug!(opcode, "the kernel asks for an operation that this build does not have");
-                reply.error(Errno::ENOSYS);
+                reply.error(Refusal::KernelDoesIt.errno());
             }
             // Served by the session.
             Operation::Forget { .. }
             | Operation::BatchForget { .. }
             | Operation::Interrupt { .. }
             | Operation::Init(_)
-            | Operation::Destroy => drop(reply.error(Errno::EIO)),
+            | Operation::Destroy => drop(reply.error(Refusal::Misplaced.errno())),
         }
     }
 
@@ -178,12 +179,12 @@ impl Parts {
         if node == ROOT_ID {
             return Ok(self.root);
         }
-        let generation = self.nodes.generation(node).ok_or(Errno::ESTALE)?;
+        let generation = self.nodes.generation(node).ok_or(Refusal::UnknownNode)?;
         Ok(InodeRef { number: InodeNumber(node), generation })
     }
 
     fn handle(&self, handle: u64) -> Result<Handle> {
-        self.handles.get(handle).ok_or(Errno::EBADF)
+        self.handles.get(handle).ok_or(Refusal::UnknownHandle)
     }
 
     fn entry(&self, entry: &Entry) -> wire::EntryOut {
@@ -199,13 +200,13 @@ impl Parts {
     }
 
     async fn lookup(self: Arc<Self>, dir: u64, name: Vec<u8>) -> Result<Answer> {
-        match self.fs.lookup(self.inode(dir)?, &name).await.map_err(log)? {
+        match self.fs.lookup(self.inode(dir)?, &name).await? {
             Lookup::Found(entry) => Ok(Answer::Entry(Box::new(self.entry(&entry)))),
             Lookup::Missing(lifetime) if self.caches.may_cache_names() => {
                 let entry_valid = convert::lifetime(lifetime);
                 Ok(Answer::Entry(Box::new(wire::EntryOut { entry_valid, ..Default::default() })))
             }
-            Lookup::Missing(_) => Err(Errno::ENOENT),
+            Lookup::Missing(_) => Err(Refusal::NoName),
         }
     }
 
@@ -222,7 +223,7 @@ impl Parts {
     }
 
     async fn attributes(&self, inode: InodeRef) -> Result<Box<wire::AttrOut>> {
-        let reply = self.fs.getattr(inode).await.map_err(log)?;
+        let reply = self.fs.getattr(inode).await?;
         Ok(Box::new(wire::AttrOut {
             attr_valid: convert::lifetime(reply.lifetime),
             attr: convert::attributes(&reply.attributes),
@@ -235,32 +236,32 @@ impl Parts {
             0 => self.inode(node)?,
             _ => self.handle(asked.fh)?.inode(),
         };
-        let attributes = self.fs.setattr(inode, convert::set_attributes(&asked)).await.map_err(log)?;
+        let attributes = self.fs.setattr(inode, convert::set_attributes(&asked)).await?;
         // No lifetime: the kernel applies this reply without looking at its age (rule 15).
         Ok(Answer::Attributes(Box::new(wire::AttrOut { attr: convert::attributes(&attributes), ..Default::default() })))
     }
 
     async fn read_link(self: Arc<Self>, node: u64) -> Result<Answer> {
-        Ok(Answer::Bytes(self.fs.readlink(self.inode(node)?).await.map_err(log)?.into()))
+        Ok(Answer::Bytes(self.fs.readlink(self.inode(node)?).await?.into()))
     }
 
     async fn make(self: Arc<Self>, caller: Caller, dir: u64, name: Vec<u8>, new: NewInode) -> Result<Answer> {
-        let entry = self.fs.create(caller, self.inode(dir)?, &name, new).await.map_err(log)?;
+        let entry = self.fs.create(caller, self.inode(dir)?, &name, new).await?;
         Ok(Answer::Entry(Box::new(self.entry(&entry))))
     }
 
     async fn link(self: Arc<Self>, existing: u64, dir: u64, name: Vec<u8>) -> Result<Answer> {
-        let entry = self.fs.link(self.inode(existing)?, self.inode(dir)?, &name).await.map_err(log)?;
+        let entry = self.fs.link(self.inode(existing)?, self.inode(dir)?, &name).await?;
         Ok(Answer::Entry(Box::new(self.entry(&entry))))
     }
 
     async fn unlink(self: Arc<Self>, dir: u64, name: Vec<u8>) -> Result<Answer> {
-        self.fs.unlink(self.inode(dir)?, &name).await.map_err(log)?;
+        self.fs.unlink(self.inode(dir)?, &name).await?;
         Ok(Answer::Empty)
     }
 
     async fn remove_directory(self: Arc<Self>, dir: u64, name: Vec<u8>) -> Result<Answer> {
-        self.fs.rmdir(self.inode(dir)?, &name).await.map_err(log)?;
+        self.fs.rmdir(self.inode(dir)?, &name).await?;
         Ok(Answer::Empty)
     }
 
@@ -272,9 +273,9 @@ impl Parts {
         new_name: Vec<u8>,
         flags: u32,
     ) -> Result<Answer> {
-        let mode = convert::rename_mode(flags).ok_or(Errno::EINVAL)?;
+        let mode = convert::rename_mode(flags).ok_or(Refusal::UnknownFlags)?;
         let (from, to) = (self.inode(dir)?, self.inode(new_dir)?);
-        self.fs.rename(from, &name, to, &new_name, mode).await.map_err(log)?;
+        self.fs.rename(from, &name, to, &new_name, mode).await?;
         Ok(Answer::Empty)
     }
 
@@ -285,7 +286,7 @@ impl Parts {
             let empty = SetAttributes { size: Some(0), clear_suid: kills_suid, ..Default::default() };
             if let Err(error) = self.fs.setattr(inode, empty).await {
                 self.release(open.fh).await;
-                return Err(log(error));
+                return Err(error.into());
             }
         }
         Ok(Answer::Opened(open))
@@ -294,7 +295,7 @@ impl Parts {
     async fn open_inode(&self, inode: InodeRef, node: u64, flags: u32) -> Result<wire::OpenOut> {
         let can_write = flags & libc::O_ACCMODE.cast_unsigned() != libc::O_RDONLY.cast_unsigned();
         let is_append = flags & libc::O_APPEND.cast_unsigned() != 0;
-        self.fs.open(inode, can_write).await.map_err(log)?;
+        self.fs.open(inode, can_write).await?;
         let fh = self.handles.add(Handle {
             node,
             number: inode.number.0,
@@ -317,8 +318,8 @@ impl Parts {
             Ok(entry) => entry,
             // Another node made it since the kernel looked. ESTALE has the kernel look again and
             // check the permissions of what is there, which it has not.
-            Err(Error::Exists) if flags & libc::O_EXCL.cast_unsigned() == 0 => return Err(Errno::ESTALE),
-            Err(error) => return Err(log(error)),
+            Err(Error::Exists) if flags & libc::O_EXCL.cast_unsigned() == 0 => return Err(Refusal::LookAgain),
+            Err(error) => return Err(error.into()),
         };
         let number = entry.attributes.inode;
         let inode = InodeRef { number, generation: entry.attributes.generation };
@@ -329,7 +330,7 @@ impl Parts {
     async fn read(self: Arc<Self>, handle: u64, offset: u64, len: u32, is_direct: bool) -> Result<Answer> {
         let inode = self.handle(handle)?.inode();
         let origin = if is_direct { RequestOrigin::Call } else { RequestOrigin::PageCache };
-        Ok(Answer::Bytes(self.fs.read(inode, offset, len, origin).await.map_err(log)?))
+        Ok(Answer::Bytes(self.fs.read(inode, offset, len, origin).await?))
     }
 
     async fn write(self: Arc<Self>, node: u64, write: Write) -> Result<Answer> {
@@ -337,27 +338,27 @@ impl Parts {
         let (inode, is_append) = match self.handles.get(write.handle) {
             Some(handle) => (handle.inode(), handle.is_append && write.is_direct),
             None if write.is_write_back => (self.inode(node)?, false),
-            None => return Err(Errno::EBADF),
+            None => return Err(Refusal::UnknownHandle),
         };
         if write.kills_suid {
             self.clear_suid(inode).await?;
         }
         let at = if is_append { WriteAt::End } else { WriteAt::Offset(write.offset) };
         let origin = if write.is_direct { RequestOrigin::Call } else { RequestOrigin::PageCache };
-        Ok(Answer::Written(self.fs.write(inode, at, write.data, origin).await.map_err(log)?))
+        Ok(Answer::Written(self.fs.write(inode, at, write.data, origin).await?))
     }
 
     async fn clear_suid(&self, inode: InodeRef) -> Result<()> {
-        let mode = self.fs.getattr(inode).await.map_err(log)?.attributes.mode;
+        let mode = self.fs.getattr(inode).await?.attributes.mode;
         if mode & 0o6000 != 0 {
             let clear = SetAttributes { clear_suid: true, ..Default::default() };
-            self.fs.setattr(inode, clear).await.map_err(log)?;
+            self.fs.setattr(inode, clear).await?;
         }
         Ok(())
     }
 
     async fn statfs(self: Arc<Self>) -> Result<Answer> {
-        Ok(Answer::Space(Box::new(convert::space(self.fs.statfs().await.map_err(log)?))))
+        Ok(Answer::Space(Box::new(convert::space(self.fs.statfs().await?))))
     }
 
     async fn release(&self, handle: u64) {
@@ -367,7 +368,7 @@ impl Parts {
     }
 
     async fn fsync(self: Arc<Self>, node: u64, data_only: bool) -> Result<Answer> {
-        self.fs.fsync(self.inode(node)?, data_only).await.map_err(log)?;
+        self.fs.fsync(self.inode(node)?, data_only).await?;
         Ok(Answer::Empty)
     }
 
@@ -376,8 +377,8 @@ impl Parts {
         let entries_max = len / wire::dirent_len(1);
         let entries = self.fs.readdir(self.inode(node)?, offset, entries_max).await;
         let entries = match entries {
-            Err(Error::Stale) => return Err(Errno::ENOENT),
-            entries => entries.map_err(log)?,
+            Err(Error::Stale) => return Err(Refusal::NoName),
+            entries => entries?,
         };
         let mut listing = Vec::with_capacity(len.min(1 << 16));
         for entry in &entries {
@@ -401,13 +402,4 @@ fn new_node(mode: u32, device: u32) -> NewInode {
     }
     let (major, minor) = convert::split_device(device);
     NewInode::Special { mode, major, minor }
-}
-
-/// The errno of an error; one that is nobody's daily business is logged with its cause.
-fn log(error: Error) -> Errno {
-    let errno = errno(&error);
-    if errno == Errno::EIO {
-        tracing::error!(%error, "an operation failed");
-    }
-    errno
 }

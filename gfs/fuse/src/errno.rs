@@ -1,12 +1,61 @@
-//! What an error of the filesystem is to a process. The only place where the two meet.
+//! What a request that fails is to a process. The only place where the two meet.
 
 use block_core::BlockError;
 use dlm_api::LockError;
 use gfs_core::Error;
 use nix::errno::Errno;
 
-/// The errno of an error.
-pub fn errno(error: &Error) -> Errno {
+/// Why a request is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The filesystem says so.
+    Filesystem(Error),
+    /// A node that the kernel was not given, or has forgotten.
+    UnknownNode,
+    /// A handle that is not open.
+    UnknownHandle,
+    /// Flags that this operation does not have.
+    UnknownFlags,
+    /// Another node was faster: the kernel looks the name up again, checks what is there now, and
+    /// asks anew.
+    LookAgain,
+    /// No such name, and nothing that may be remembered about it.
+    NoName,
+    /// The kernel does it itself, or does without, and does not ask again.
+    KernelDoesIt,
+    /// Not for this filesystem.
+    NotSupported,
+    /// The kernel does not ask for this in this way.
+    Misplaced,
+}
+
+impl Refusal {
+    /// The error number.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Filesystem(error) => of_filesystem(error),
+            Self::UnknownNode | Self::LookAgain => Errno::ESTALE,
+            Self::UnknownHandle => Errno::EBADF,
+            Self::UnknownFlags => Errno::EINVAL,
+            Self::NoName => Errno::ENOENT,
+            Self::KernelDoesIt => Errno::ENOSYS,
+            Self::NotSupported => Errno::EOPNOTSUPP,
+            Self::Misplaced => Errno::EIO,
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    /// An error that is nobody's daily business is logged with its cause, which its number hides.
+    fn from(error: Error) -> Refusal {
+        if of_filesystem(&error) == Errno::EIO {
+            tracing::error!(%error, "an operation failed");
+        }
+        Refusal::Filesystem(error)
+    }
+}
+
+fn of_filesystem(error: &Error) -> Errno {
     match error {
         Error::NotFound => Errno::ENOENT,
         Error::Exists => Errno::EEXIST,

@@ -110,6 +110,14 @@ impl fmt::Display for MountError {
 
 impl std::error::Error for MountError {}
 
+/// How far an unmount has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmounting {
+    Done,
+    /// Out of the tree; the last user ends it.
+    WhenUnused,
+}
+
 /// How serving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -220,14 +228,18 @@ impl Session {
         &self.mountpoint
     }
 
-    /// umount(2); serving ends when the kernel has let go. EBUSY while files are open.
-    pub fn unmount(&self) -> Result<(), Errno> {
-        umount2(&self.mountpoint, MntFlags::UMOUNT_NOFOLLOW)
-    }
-
-    /// Takes the mount out of the tree; serving ends when the last file is closed.
-    pub fn detach(&self) -> Result<(), Errno> {
-        umount2(&self.mountpoint, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+    /// umount(2), or, while files are open, takes the mount out of the tree: serving ends when the
+    /// kernel has let go of the last. May wait for requests that are being served.
+    pub fn unmount(&self) -> Result<Unmounting, Errno> {
+        match umount2(&self.mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
+            // EINVAL: somebody was faster.
+            Ok(()) | Err(Errno::EINVAL) => Ok(Unmounting::Done),
+            Err(Errno::EBUSY) => {
+                umount2(&self.mountpoint, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+                Ok(Unmounting::WhenUnused)
+            }
+            Err(other) => Err(other),
+        }
     }
 }
 

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gfs_core::{Fs, MountOptions, Ports};
-use nix::errno::Errno;
 use nix::mount::MsFlags;
 use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,7 +28,7 @@ use crate::kernel_caches::MountCaches;
 use crate::nodes::Nodes;
 use crate::port::CachePort;
 use crate::server::Server;
-use crate::session::{End, Session, SessionOptions, SizeChanges};
+use crate::session::{End, Session, SessionOptions, SizeChanges, Unmounting};
 
 /// Threads that read requests: more than the processors gain nothing, one stalls behind a copy.
 const READERS_MAX: usize = 4;
@@ -143,7 +142,7 @@ impl Mounted {
         let told = background.ready();
         if let Err(error) = &told {
             error!(%error, "cannot tell that the mount is ready");
-            let _ = self.session.detach();
+            let _ = self.session.unmount();
         }
         let end = tokio::task::spawn_blocking(move || serving.join()).await?;
         watch.abort();
@@ -197,17 +196,12 @@ async fn watch(session: Arc<Session>, fs: Arc<Fs>) {
         is_ending = true;
         let session = session.clone();
         // umount(2) waits for requests that are served by other threads.
-        let unmounted = tokio::task::spawn_blocking(move || match session.unmount() {
-            Err(Errno::EBUSY) => {
-                warn!("the mount is in use: it is taken out of the tree and ends with its last user");
-                session.detach()
-            }
-            // Somebody was faster.
-            Err(Errno::EINVAL) => Ok(()),
-            ended => ended,
-        });
+        let unmounted = tokio::task::spawn_blocking(move || session.unmount());
         match unmounted.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(Unmounting::Done)) => {}
+            Ok(Ok(Unmounting::WhenUnused)) => {
+                warn!("the mount is in use: it is out of the tree and ends with its last user");
+            }
             Ok(Err(errno)) => error!(%errno, "cannot unmount"),
             Err(error) => error!(%error, "cannot unmount"),
         }

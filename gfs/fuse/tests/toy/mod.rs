@@ -140,10 +140,7 @@ impl Pair {
     fn close(&mut self) {
         for node in &mut self.nodes {
             let Some(serving) = node.serving.take() else { continue };
-            let unmounted = node.session.unmount();
-            if unmounted.is_err() {
-                let _ = node.session.detach();
-            }
+            let _ = node.session.unmount();
             if thread::panicking() {
                 let _ = node.session.connection().abort();
             }
