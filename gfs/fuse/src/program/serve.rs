@@ -138,6 +138,7 @@ impl Mounted {
         let serving = self.session.serve(Arc::new(self.adapter.clone()))?;
         let (mountpoint, connection) = (self.session.mountpoint().display(), self.session.connection().number());
         info!(%mountpoint, connection, journal = fs.journal_slot(), "mounted");
+        spare_from_oom();
         let watch = tokio::spawn(watch(self.session.clone(), fs.clone()));
         let told = background.ready();
         if let Err(error) = &told {
@@ -156,6 +157,13 @@ impl Mounted {
             End::Aborted => Err(Failure::Aborted.into()),
             End::Unmounted => Ok(()),
         }
+    }
+}
+
+/// A mount process that is killed for memory takes every user of the mount with it.
+fn spare_from_oom() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-900") {
+        warn!(%error, "the process cannot be spared when memory runs out");
     }
 }
 
