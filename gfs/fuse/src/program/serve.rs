@@ -163,7 +163,7 @@ impl Mounted {
 /// A mount process that is killed for memory takes every user of the mount with it.
 fn spare_from_oom() {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-900") {
-        warn!(%error, "the process cannot be spared when memory runs out");
+        info!(%error, "the process cannot be spared when memory runs out");
     }
 }
 
