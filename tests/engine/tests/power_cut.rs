@@ -51,7 +51,8 @@ async fn work(fs: &Fs, dice: &mut Dice, synced: &mut Vec<(String, u64)>, steps: 
             Lookup::Missing(_) => None,
         };
         let Some(file) = found else {
-            let new = if dice.roll(5) == 0 { NewInode::Directory { mode: 0o755 } } else { NewInode::File { mode: 0o644 } };
+            let new =
+                if dice.roll(5) == 0 { NewInode::Directory { mode: 0o755 } } else { NewInode::File { mode: 0o644 } };
             fs.create(Caller::default(), root, name.as_bytes(), new).await.expect("create");
             continue;
         };
