@@ -28,6 +28,8 @@ struct Page {
 pub struct DataCache {
     pages: BTreeMap<u64, Page>,
     dirty: usize,
+    /// Data was written in place, and perhaps not flushed since.
+    is_unflushed: bool,
 }
 
 impl DataCache {
@@ -63,6 +65,11 @@ impl DataCache {
     pub fn clear(&mut self) {
         self.pages.clear();
         self.dirty = 0;
+    }
+
+    /// Whether data may be in the device's cache only; the caller flushes it.
+    pub fn take_unflushed(&mut self) -> bool {
+        std::mem::take(&mut self.is_unflushed)
     }
 
     fn take_dirty(&mut self) -> Vec<(u64, u64, Bytes)> {
@@ -113,6 +120,8 @@ pub async fn write_back(device: &Arc<dyn BlockDevice>, size: BlockSize, inode: &
         // The mount withdraws on an error, so nothing has to be marked dirty again.
         write?;
     }
-    inode.data.lock().expect("invariant: no panic under this lock").trim();
+    let mut data = inode.data.lock().expect("invariant: no panic under this lock");
+    data.trim();
+    data.is_unflushed = true;
     Ok(())
 }

@@ -284,9 +284,14 @@ impl Glock {
     }
 
     /// Counts a close of a handle open for writing.
-    pub fn remove_writer(&self) {
+    pub fn remove_writer(self: &Arc<Self>) {
         let mut inner = self.inner();
         inner.writers = inner.writers.saturating_sub(1);
+        // Page fills that waited for the exclusive state may need less now, and a drain may be
+        // waiting for their pages.
+        let granted = inner.grant_waiters(self);
+        drop(inner);
+        deliver(granted);
     }
 
     /// Drops what is cached of an inode whose block is given to a new one. The caller holds the
@@ -295,6 +300,12 @@ impl Glock {
         self.blocks.lock().expect("invariant: no panic under this lock").clear();
         self.data.lock().expect("invariant: no panic under this lock").clear();
         self.inner().contents = Contents::Unknown;
+    }
+
+    /// Whether nobody in this node holds it, waits for it or has its inode open.
+    pub(super) fn is_unused(&self) -> bool {
+        let inner = self.inner();
+        !inner.has_worker && !inner.has_holders() && inner.waiters.is_empty() && inner.opens == 0
     }
 
     /// Unlocked, unused and not open.

@@ -77,6 +77,19 @@ impl GlockTable {
         glocks.retain(|_, glock| Arc::strong_count(glock) > 1 || !glock.is_idle());
     }
 
+    /// Gives inode glocks that nobody uses back if there are more than `most`, down to three
+    /// quarters of that: what they cache is what a mount's memory consists of.
+    pub fn shrink(&self, most: usize) {
+        if self.count() <= most {
+            return;
+        }
+        let surplus = self.count() - most / 4 * 3;
+        let unused = self.all().into_iter().filter(|glock| glock.key().kind == GlockKind::Inode && glock.is_unused());
+        for glock in unused.take(surplus) {
+            glock.demote_soon(State::Unlocked);
+        }
+    }
+
     /// Gives every glock up; returns when all are unlocked.
     pub async fn release_all(&self) -> Result<()> {
         self.release(|_| true).await

@@ -78,7 +78,13 @@ impl Log {
             blocks
         };
         if logged.is_empty() {
-            return Ok(self.device.flush().await?);
+            // Its metadata is in place and flushed, since the tail has moved past it. Data must be
+            // too: a write that a broken connection repeats must not land after another node's.
+            let is_unflushed = glock.data.lock().expect("invariant: no panic under this lock").take_unflushed();
+            if is_unflushed {
+                self.device.flush().await?;
+            }
+            return Ok(());
         }
         if self.state().committed.len() <= CHECKPOINT_ALL_MAX {
             self.checkpoint(None).await?;
@@ -109,12 +115,13 @@ impl Log {
         Ok(())
     }
 
-    /// Commits if the log is old, and writes in place if it is long. For the background task.
-    pub async fn tidy(&self) -> Result<()> {
+    /// Commits, and writes in place if the log is long or `checkpoint_now` asks for it. For the
+    /// background task.
+    pub async fn tidy(&self, checkpoint_now: bool) -> Result<()> {
         let _operation = self.operation.lock().await;
         self.commit(0).await?;
         let (used, blocks) = self.usage();
-        if used > blocks / 3 {
+        if used > blocks / 3 || checkpoint_now {
             self.checkpoint(None).await?;
             self.write_header(0).await?;
         }

@@ -14,6 +14,9 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// Rounds between two additions to the master's totals.
 const STATFS_ROUNDS: u32 = 6;
 
+/// Glocks that are kept: about 8 KiB each with what they cache.
+const GLOCKS_MAX: usize = 100_000;
+
 /// Runs until the mount ends.
 pub async fn run(fs: Weak<Fs>) {
     let mut round = 0;
@@ -46,5 +49,11 @@ async fn tidy(fs: &Fs, round: u32) -> Result<()> {
         fs.io(fs.sync_statfs(SpaceChange::default()).await)?;
         fs.glocks.prune();
     }
-    fs.io(fs.log.tidy().await)
+    let is_crowded = fs.glocks.count() > GLOCKS_MAX;
+    fs.io(fs.log.tidy(is_crowded).await)?;
+    if is_crowded {
+        // Everything is in place now, so that they go without a flush each.
+        fs.glocks.shrink(GLOCKS_MAX);
+    }
+    Ok(())
 }
