@@ -113,7 +113,8 @@ fn boot(session: &Session, story: &Story) -> Result<bool, String> {
     Ok(fresh)
 }
 
-/// A disk that was not left clean (or never finished) is of no use: there is no journal replay yet.
+/// A disk that was not left clean, or whose tree was never complete, is made anew: a first look should not begin with a
+/// recovery.
 fn forget_disk(layout: &Layout, story: &Story) -> Result<(), String> {
     if layout.disk().exists() {
         story.note("the disk of an earlier run was not left clean: it is made anew");
