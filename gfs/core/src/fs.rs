@@ -80,7 +80,13 @@ impl Fs {
 
     /// Whether the mount has stopped after an error.
     pub fn is_withdrawn(&self) -> bool {
-        self.is_withdrawn.load(Ordering::SeqCst)
+        self.is_withdrawn.load(Ordering::SeqCst) || self.log.is_broken()
+    }
+
+    /// Told of the error that an operation ended with: one that means that the disk, its content or
+    /// the locks cannot be trusted stops the mount before it spreads.
+    pub fn judge(&self, error: &Error) {
+        let _ = self.found(error.clone());
     }
 
     /// One line per glock, for status.
@@ -118,6 +124,7 @@ impl Fs {
 
     /// Passes an error on; one that means that the disk or its content cannot be trusted stops
     /// the mount first, before it spreads.
+    #[must_use]
     pub(crate) fn found(&self, error: Error) -> Error {
         match &error {
             Error::Corrupt { .. } | Error::Device(_) | Error::Lock(dlm_api::LockError::Unavailable { .. }) => {

@@ -52,6 +52,7 @@ impl Fs {
         dinode.payload_mut()[..size_of::<StatfsChange>()].copy_from_slice(master.as_bytes());
         transaction.put(&glock, dinode.address(), dinode.to_bytes());
         transaction.clear_space_change(local);
+        transaction.end();
         Ok(())
     }
 }

@@ -83,8 +83,14 @@ impl Adapter {
     }
 
     fn run(&self, reply: Reply, pid: u32, operation: impl Future<Output = Result<Answer>> + Send + 'static) {
+        let parts = self.parts.clone();
         self.server.run(reply, pid, Ends::OnDeath, async move {
-            operation.await.unwrap_or_else(|refusal| Answer::Error(refusal.errno()))
+            operation.await.unwrap_or_else(|refusal| {
+                if let Refusal::Filesystem(error) = &refusal {
+                    parts.fs.judge(error);
+                }
+                Answer::Error(refusal.errno())
+            })
         });
     }
 }

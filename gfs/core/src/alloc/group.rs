@@ -38,7 +38,10 @@ impl Group {
             free_hint: AtomicU64::new(u64::MAX),
         };
         let bitmap = size.group_header_bitmap_bytes() + group.length.checked_sub(1)? * size.group_bitmap_bytes();
-        let fits = group.data_start >= group.address.checked_add(group.length)?
+        // Longer than its bitmap needs by more than rounding: nothing makes such a group.
+        let spare = bitmap.saturating_sub(group.data_blocks.div_ceil(bitmap::BLOCKS_PER_BYTE));
+        let fits = spare <= 2 * size.bytes()
+            && group.data_start >= group.address.checked_add(group.length)?
             && group.data_start.checked_add(group.data_blocks)? <= device_blocks
             && bitmap * bitmap::BLOCKS_PER_BYTE >= group.data_blocks
             && group.data_blocks > 0;

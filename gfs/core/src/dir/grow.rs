@@ -83,6 +83,7 @@ impl Fs {
         head.size = table_bytes.into();
         transaction.put(glock, dir.address(), dir.to_bytes());
         group.finish(&mut transaction);
+        transaction.end();
         Ok(())
     }
 
@@ -159,6 +160,7 @@ impl Fs {
         self.write_table(glock, dir, &mut transaction, start, &pointers).await?;
         transaction.put(glock, dir.address(), dir.to_bytes());
         group.finish(&mut transaction);
+        transaction.end();
         Ok(())
     }
 
@@ -203,6 +205,7 @@ impl Fs {
         if let Some(group) = group {
             group.finish(&mut transaction);
         }
+        transaction.end();
         Ok(())
     }
 
@@ -222,6 +225,7 @@ impl Fs {
         transaction.put(glock, last.block, before.into());
         transaction.put(glock, dir.address(), dir.to_bytes());
         group.finish(&mut transaction);
+        transaction.end();
         Ok(())
     }
 }

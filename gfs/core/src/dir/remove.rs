@@ -107,6 +107,7 @@ impl Fs {
             let head = dir.head_mut();
             head.blocks = head.blocks.get().saturating_sub(leaves.len() as u64).into();
             transaction.put(glock, dir.address(), dir.to_bytes());
+            transaction.end();
         }
         Ok(())
     }

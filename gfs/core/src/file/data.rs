@@ -13,7 +13,7 @@ use crate::glock::Glock;
 use crate::journal::start_all;
 
 /// Clean blocks kept for one inode.
-const CLEAN_BLOCKS_MAX: usize = 16;
+const CLEAN_BLOCKS_MAX: usize = 2;
 /// Blocks in one device write.
 const WRITE_BLOCKS_MAX: usize = 256;
 
@@ -87,9 +87,19 @@ impl DataCache {
         let clean = self.pages.values().filter(|page| !page.is_dirty).count();
         if clean > CLEAN_BLOCKS_MAX {
             // The end of the file is what an append needs next.
-            let keep: Vec<u64> =
-                self.pages.iter().rev().filter(|(_, page)| !page.is_dirty).map(|(n, _)| *n).take(2).collect();
+            let keep: Vec<u64> = self
+                .pages
+                .iter()
+                .rev()
+                .filter(|(_, page)| !page.is_dirty)
+                .map(|(n, _)| *n)
+                .take(CLEAN_BLOCKS_MAX)
+                .collect();
             self.pages.retain(|number, page| page.is_dirty || keep.contains(number));
+        }
+        for page in self.pages.values_mut().filter(|page| !page.is_dirty) {
+            // A copy: it may be a part of the buffer of a whole request.
+            page.data = Bytes::copy_from_slice(&page.data);
         }
     }
 }

@@ -299,7 +299,9 @@ impl Fs {
                     cut.is_complete = false;
                     break;
                 }
-                let is_gone = self.cut_below(glock, &mut cut, child, &top.spans[1..], index * span, from, max).await?;
+                let is_gone = self
+                    .cut_below(glock, &mut cut, child, &top.spans[1..], index.saturating_mul(span), from, max)
+                    .await?;
                 if is_gone {
                     set_pointer(&mut root, index, 0);
                 } else if !cut.is_complete {
@@ -333,8 +335,8 @@ impl Fs {
             let skip = size_of::<MetaHeader>();
             let mut has_changed = false;
             for index in (0..self.block_size().indirect_pointers()).rev() {
-                let start = first + index * span;
-                if start + span <= from {
+                let start = first.saturating_add(index.saturating_mul(*span));
+                if start.saturating_add(*span) <= from {
                     break;
                 }
                 let child = pointer(&bytes[skip..], index);

@@ -22,6 +22,7 @@ impl Fs {
         if size > FILE_SIZE_MAX {
             return Err(Error::FileTooLarge);
         }
+        self.finish_truncation(glock, dinode).await?;
         let old = dinode.head().size.get();
         if size > old {
             return self.grow(glock, dinode, size).await;
@@ -33,11 +34,23 @@ impl Fs {
             head.size = size.into();
             if head.height.get() > 0 {
                 head.flags = (head.flags.get() | flags::TRUNCATE_IN_PROGRESS).into();
+                transaction.order_data(glock);
             }
             dinode.touch(self.wall_time(), true);
             transaction.put(glock, dinode.address(), dinode.to_bytes());
+            transaction.end();
         }
         self.free_from(glock, dinode, size.div_ceil(self.block_size().bytes())).await
+    }
+
+    /// Ends a truncation that a crash has cut short: what lies behind the end must not come back
+    /// when the file grows.
+    pub(crate) async fn finish_truncation(&self, glock: &Arc<Glock>, dinode: &mut DinodeBlock) -> Result<()> {
+        if dinode.head().flags.get() & flags::TRUNCATE_IN_PROGRESS == 0 {
+            return Ok(());
+        }
+        let from = dinode.head().size.get().div_ceil(self.block_size().bytes());
+        self.free_from(glock, dinode, from).await
     }
 
     async fn grow(&self, glock: &Arc<Glock>, dinode: &mut DinodeBlock, size: u64) -> Result<()> {
@@ -56,6 +69,7 @@ impl Fs {
         dinode.head_mut().size = size.into();
         dinode.touch(self.wall_time(), true);
         transaction.put(glock, dinode.address(), dinode.to_bytes());
+        transaction.end();
         Ok(())
     }
 
@@ -90,6 +104,9 @@ impl Fs {
             let is_complete = cut.is_complete;
             if !self.apply_cut(glock, dinode, cut, from).await? {
                 // Spread over more groups than one transaction holds: take less at a time.
+                if blocks_max == 1 {
+                    return Err(Error::NoSpace);
+                }
                 blocks_max = (blocks_max / 4).max(1);
             } else if is_complete {
                 return Ok(());
@@ -135,6 +152,7 @@ impl Fs {
             head.flags = (head.flags.get() & !flags::TRUNCATE_IN_PROGRESS).into();
         }
         transaction.put(glock, dinode.address(), dinode.to_bytes());
+        transaction.end();
         Ok(true)
     }
 

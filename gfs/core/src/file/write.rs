@@ -41,6 +41,7 @@ impl Fs {
         if dinode.head().flags.get() & flags::IMMUTABLE != 0 && origin == RequestOrigin::Call {
             return Err(Error::NotPermitted);
         }
+        self.io(self.finish_truncation(&glock, &mut dinode).await)?;
         let start = match at {
             WriteAt::Offset(offset) => offset,
             WriteAt::End => stale_size.unwrap_or(dinode.head().size.get()),
@@ -52,7 +53,7 @@ impl Fs {
         let mut written = 0;
         while written < data.len() {
             let offset = start + written as u64;
-            match self.write_chunk(&glock, &mut dinode, offset, data.slice(written..)).await {
+            match self.io(self.write_chunk(&glock, &mut dinode, offset, data.slice(written..)).await) {
                 Ok(count) => written += count,
                 Err(error) if written == 0 => return Err(error),
                 Err(_) => break,
@@ -119,6 +120,7 @@ impl Fs {
         }
         dinode.touch(self.wall_time(), true);
         transaction.put(glock, dinode.address(), dinode.to_bytes());
+        transaction.end();
         Ok(())
     }
 
@@ -220,6 +222,7 @@ impl Fs {
         }
         dinode.touch(self.wall_time(), true);
         transaction.put(glock, dinode.address(), dinode.to_bytes());
+        transaction.end();
         Ok(())
     }
 

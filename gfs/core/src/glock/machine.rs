@@ -83,6 +83,8 @@ struct Inner {
     /// Holds the iopen glock while `opens` is not 0.
     iopen: Option<Guard>,
     has_worker: bool,
+    /// Why it can never be lowered again: what it protects may not be on the disk.
+    stuck: Option<Error>,
     /// Given up as soon as nobody holds it: others only ever try for an iopen glock.
     is_uncached: bool,
     /// Changes when a drain begins: a reply may carry a lifetime only if it did not.
@@ -124,6 +126,7 @@ impl Glock {
                 opens: 0,
                 iopen: None,
                 has_worker: false,
+                stuck: None,
                 is_uncached: key.kind == GlockKind::IOpen,
                 lifetime: 0,
                 request: 0,
@@ -167,16 +170,19 @@ impl Glock {
     async fn hold(self: &Arc<Self>, state: State, class: RequestClass, is_try: IsTry) -> Result<Guard> {
         let receiver = {
             let mut inner = self.inner();
+            if let Some(error) = &inner.stuck {
+                return Err(error.clone());
+            }
             if is_try == IsTry::Yes && inner.is_uncached && !inner.is_free_for(state) {
                 // Held by this very node for as long as a file is open.
                 return Err(Error::Lock(LockError::WouldBlock));
             }
             let mut is_parked = false;
             let may_pass = inner.waiters.is_empty() || !matches!(class, RequestClass::Ordinary);
-            let state = inner.needed(state, &class);
-            if inner.held >= state && inner.is_free_for(state) && may_pass {
+            let needed = inner.needed(state, &class);
+            if inner.held >= needed && inner.is_free_for(needed) && may_pass {
                 match inner.gate.admit(&class) {
-                    Admission::Serve => return Ok(inner.take(self, state)),
+                    Admission::Serve => return Ok(inner.take(self, needed)),
                     Admission::Park => is_parked = true,
                 }
             } else if !inner.gate.may_cache() {
@@ -194,6 +200,9 @@ impl Glock {
     pub async fn demote(self: &Arc<Self>, target: State) -> Result<()> {
         let receiver = {
             let mut inner = self.inner();
+            if let Some(error) = &inner.stuck {
+                return Err(error.clone());
+            }
             if inner.held <= target && !inner.has_worker {
                 return Ok(());
             }
@@ -271,6 +280,9 @@ impl Glock {
     pub async fn add_writer(self: &Arc<Self>) -> Result<()> {
         let receiver = {
             let mut inner = self.inner();
+            if let Some(error) = &inner.stuck {
+                return Err(error.clone());
+            }
             if inner.writers > 0 || inner.held == State::Unlocked && !inner.has_worker {
                 inner.writers += 1;
                 return Ok(());
@@ -314,20 +326,32 @@ impl Glock {
         inner.held == State::Unlocked && !inner.has_worker && inner.waiters.is_empty() && inner.opens == 0
     }
 
-    /// One line for status and logs.
+    /// One line for status and logs: what is held, and each waiter with what it needs.
     pub fn describe(&self) -> String {
         let inner = self.inner();
+        let waiters: Vec<String> = inner
+            .waiters
+            .iter()
+            .map(|waiter| {
+                let state = inner.needed(waiter.state, &waiter.class);
+                let is_try = if waiter.is_try { " try" } else { "" };
+                let is_parked = if waiter.is_parked { " parked" } else { "" };
+                format!("{state:?} {:?}{is_try}{is_parked}", waiter.class)
+            })
+            .collect();
         format!(
-            "{} {:?} holders {}{} waiters {} demote {:?} worker {} opens {} writers {}",
+            "{} {:?} holders {}{} waiters {} [{}] demote {:?} worker {} opens {} writers {} first writers {}",
             self.key,
             inner.held,
             inner.shared_holders,
             if inner.has_exclusive_holder { "+EX" } else { "" },
             inner.waiters.len(),
+            waiters.join(", "),
             inner.demote_to,
             inner.has_worker,
             inner.opens,
-            inner.writers
+            inner.writers,
+            inner.first_writers.len()
         )
     }
 
@@ -376,6 +400,7 @@ impl Glock {
                 deliver(granted);
                 step
             };
+            let is_lowering = matches!(step, Step::Demote(_));
             let result = match step {
                 Step::Rest => return,
                 Step::Demote(target) => self.lower(&table, target).await,
@@ -383,7 +408,7 @@ impl Glock {
                 Step::DrainForWriter => self.drain_for_writer(&table).await,
             };
             if let Err(error) = result {
-                self.fail(&error);
+                self.fail(&error, is_lowering);
                 return;
             }
         }
@@ -391,10 +416,15 @@ impl Glock {
 
     /// Stops the glock after an error: it stays held as it is, since what it protects may not be
     /// on the disk, and everybody who waits here is told.
-    fn fail(&self, error: &Error) {
-        error!(glock = %self.key, %error, "the glock is stuck");
+    fn fail(&self, error: &Error, is_lowering: bool) {
+        error!(glock = %self.key, %error, is_lowering, "the glock cannot change its state");
         let mut inner = self.inner();
         inner.has_worker = false;
+        // A drain that did not end leaves the gate closed; a request that was refused can be
+        // made again.
+        if is_lowering || !inner.gate.may_cache() {
+            inner.stuck = Some(error.clone());
+        }
         let waiters: Vec<_> = inner.waiters.drain(..).collect();
         let mut demoters: Vec<_> = inner.demote_waiters.drain(..).collect();
         demoters.append(&mut inner.first_writers);

@@ -101,7 +101,7 @@ impl Fs {
             self.io(self.set_size(&glock, &mut dinode, size).await)?;
         }
         let now = self.wall_time();
-        let mut transaction = self.log.begin(2).await?;
+        let mut transaction = self.io(self.log.begin(2).await)?;
         let is_directory = dinode.is_directory();
         let head = dinode.head_mut();
         if let Some(mode) = changes.mode {
@@ -133,7 +133,7 @@ impl Fs {
         }
         dinode.touch(now, false);
         transaction.put(&glock, dinode.address(), dinode.to_bytes());
-        drop(transaction);
+        transaction.end();
         Ok(dinode.attributes(self.block_size()))
     }
 
@@ -146,6 +146,13 @@ impl Fs {
             return Err(Error::Invalid);
         }
         let end = dinode.head().size.get();
+        if end > self.block_size().bytes() {
+            return Err(self.found(Error::Corrupt {
+                block: dinode.address(),
+                expected: "a symbolic link's target of at most a block".into(),
+                found: format!("{end} bytes"),
+            }));
+        }
         Ok(self.read_data(&glock, &dinode, 0, end).await?.to_vec())
     }
 

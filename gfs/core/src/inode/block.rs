@@ -40,6 +40,9 @@ impl DinodeBlock {
         if head.depth.get() > DIRECTORY_DEPTH_MAX {
             return Err(corrupt("a depth of at most 17", head.depth.get().to_string()));
         }
+        if this.is_directory() && this.is_hashed() && head.size.get() != 8 << head.depth.get() {
+            return Err(corrupt("a hash table of 8 bytes for each of 2^depth", head.size.get().to_string()));
+        }
         if head.height.get() == 0 && !this.is_device() && head.size.get() > size.stuffed_bytes() {
             return Err(corrupt("a stuffed size that fits the block", head.size.get().to_string()));
         }

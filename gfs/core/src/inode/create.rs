@@ -52,7 +52,7 @@ impl Fs {
         transaction.put(&glock, address, dinode.to_bytes());
         transaction.put(&dir_glock, parent.address(), parent.to_bytes());
         group.finish(&mut transaction);
-        drop(transaction);
+        transaction.end();
         glock.set_contents(match &new {
             NewInode::File { .. } => Contents::File,
             NewInode::Directory { .. } => Contents::Directory,
@@ -188,7 +188,7 @@ impl Fs {
         dinode.touch(self.wall_time(), false);
         transaction.put(&glock, dinode.address(), dinode.to_bytes());
         transaction.put(&dir_glock, parent.address(), parent.to_bytes());
-        drop(transaction);
+        transaction.end();
         self.caches.announce_name(dir.number.0, name);
         let name_lifetime = lifetime(&dir_glock, dir_glock.lifetime());
         let attributes = dinode.attributes(self.block_size());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::attr::check_name;
 use super::block::DinodeBlock;
-use super::unlink::reference;
+use super::unlink::{names_itself, reference};
 use crate::alloc::GroupEdit;
 use crate::api::{InodeNumber, InodeRef, RenameMode};
 use crate::error::{Error, Result};
@@ -98,6 +98,13 @@ impl Fs {
         if target_ref == Some(source_ref) {
             return Ok(None);
         }
+        let is_dir = |inode: InodeRef| inode.number == from.dir.number || inode.number == to.dir.number;
+        if is_dir(source_ref) || target_ref.is_some_and(|target| target.number == source_ref.number) {
+            return Err(self.found(names_itself(from.dir)));
+        }
+        if target_ref.is_some_and(|target| target.number == to.dir.number) {
+            return Err(self.found(names_itself(to.dir)));
+        }
         if target_ref.is_some_and(|target| target.number == from.dir.number) {
             // The target is the directory that the source is in: not empty, and held already.
             return Err(if mode == RenameMode::Exchange { Error::Invalid } else { Error::NotEmpty });
@@ -150,7 +157,7 @@ impl Fs {
         if let Some(group) = group {
             group.finish(&mut transaction);
         }
-        drop(transaction);
+        transaction.end();
         if is_drained {
             // The drain may have listed the names before ours was among them.
             self.caches.drop_names(from.dir.number.0).await;

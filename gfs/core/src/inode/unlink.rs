@@ -42,7 +42,14 @@ impl Fs {
             if parent.head().flags.get() & (flags::IMMUTABLE | flags::APPEND_ONLY) != 0 {
                 return Err(Error::NotPermitted);
             }
+            // A directory is taken after its parent only by those who hold off moves.
+            if !is_rmdir && place.record.kind == ENTRY_DIRECTORY {
+                return Err(Error::IsDirectory);
+            }
             let child = reference(&place);
+            if child.number == dir.number {
+                return Err(self.found(names_itself(dir)));
+            }
             let glock = self.inode_glock(child.number.0);
             let _guard = glock.exclusive(RequestClass::Passes).await?;
             let mut dinode = self.inode(&glock, child).await?;
@@ -60,6 +67,7 @@ impl Fs {
             if let Some(group) = group {
                 group.finish(&mut transaction);
             }
+            transaction.end();
             child
         };
         self.free_if_unlinked(child).await
@@ -138,7 +146,20 @@ impl Fs {
         for group in groups {
             group.finish(&mut transaction);
         }
+        transaction.end();
         Ok(true)
+    }
+}
+
+/// `DT_DIR`.
+const ENTRY_DIRECTORY: u8 = 4;
+
+/// An entry that leads back to its own directory.
+pub(crate) fn names_itself(dir: InodeRef) -> Error {
+    Error::Corrupt {
+        block: dir.number.0,
+        expected: "entries that name other inodes".into(),
+        found: "one that names the directory itself".into(),
     }
 }
 

@@ -86,7 +86,9 @@ impl Log {
             }
             return Ok(());
         }
-        if self.state().committed.len() <= CHECKPOINT_ALL_MAX {
+        // Revokes take log space that nobody has reserved: not when it is getting short.
+        let (used, blocks) = self.usage();
+        if self.state().committed.len() <= CHECKPOINT_ALL_MAX || used > blocks / 2 {
             self.checkpoint(None).await?;
             return self.write_header(flags::CAUSE_DEMOTE).await;
         }
@@ -115,6 +117,15 @@ impl Log {
         Ok(())
     }
 
+    /// The same for a mount that has written nothing but what its replay asked for.
+    pub async fn close_if_used(&self) -> Result<()> {
+        let is_used = {
+            let state = self.state();
+            !state.pending.is_empty() || !state.committed.is_empty()
+        };
+        if is_used { self.close().await } else { Ok(()) }
+    }
+
     /// Commits, and writes in place if the log is long or `checkpoint_now` asks for it. For the
     /// background task.
     pub async fn tidy(&self, checkpoint_now: bool) -> Result<()> {
@@ -130,9 +141,23 @@ impl Log {
 
     /// Steps 1 to 5. The caller holds `operation`.
     pub(super) async fn commit(&self, cause: u32) -> Result<()> {
+        self.stop_on_error(self.try_commit(cause).await)
+    }
+
+    /// What could not be written is lost to the log: it must not go on as if it were there.
+    fn stop_on_error(&self, result: Result<()>) -> Result<()> {
+        if result.is_err() && !self.is_closed() {
+            self.break_off();
+        }
+        result
+    }
+
+    async fn try_commit(&self, cause: u32) -> Result<()> {
         self.check_running()?;
         let (pending, space) = {
             let _closed = self.gate.write().await;
+            // A transaction that was broken off has stopped the log just now.
+            self.check_running()?;
             let mut state = self.state();
             (std::mem::take(&mut state.pending), state.space)
         };
@@ -160,6 +185,7 @@ impl Log {
         };
         self.put_header(header_position, tail, flags::FLUSH_NORMAL | cause, space).await?;
         self.wipe(&pending).await?;
+        self.state().committed_space = space;
         self.apply_commit(pending, start);
         Ok(())
     }
@@ -194,16 +220,21 @@ impl Log {
     /// Writes a header with nothing before it: the tail moves to the oldest block that is not in
     /// place. The caller holds `operation`.
     pub(super) async fn write_header(&self, cause: u32) -> Result<()> {
+        self.stop_on_error(self.try_write_header(cause).await)
+    }
+
+    async fn try_write_header(&self, cause: u32) -> Result<()> {
         self.check_running()?;
         let (position, tail, space) = {
             let state = self.state();
             let oldest = state.committed.values().map(|committed| committed.position).min();
-            (state.head, oldest.unwrap_or(state.head), state.space)
+            (state.head, oldest.unwrap_or(state.head), state.committed_space)
         };
         self.put_header(position, tail, flags::FLUSH_NORMAL | cause, space).await
     }
 
     async fn put_header(&self, position: u64, tail: u64, flags: u32, space: SpaceChange) -> Result<()> {
+        assert!(position + 1 - tail <= self.ring.blocks(), "invariant: the log never overruns its tail");
         let sequence = self.state().sequence;
         let place = HeaderPlace { position, tail, sequence, flags };
         let block = header_block(&self.ring, &self.facts, &place, space, self.host.wall_time());
@@ -255,6 +286,10 @@ impl Log {
     /// Writes committed blocks (all, or those of one glock) in place and flushes the device. The
     /// caller holds `operation`.
     pub(super) async fn checkpoint(&self, glock: Option<&Arc<Glock>>) -> Result<()> {
+        self.stop_on_error(self.try_checkpoint(glock).await)
+    }
+
+    async fn try_checkpoint(&self, glock: Option<&Arc<Glock>>) -> Result<()> {
         self.check_running()?;
         let chosen: BTreeMap<u64, Bytes> = {
             let state = self.state();

@@ -26,11 +26,13 @@ pub struct Faults {
     pub stale_append: bool,
 }
 
-/// A change that all its blocks make together. Ends when dropped; the future that made it must be
-/// driven to its end, since a part of a change is not a change.
+/// A change that all its blocks make together. One that is dropped after its first block and
+/// before `end` was broken off half-way: then the log stops, since a part of a change must never
+/// reach the disk.
 pub struct Transaction<'a> {
     log: &'a Log,
     reserved: u64,
+    has_changed: bool,
     _gate: RwLockReadGuard<'a, ()>,
 }
 
@@ -79,6 +81,8 @@ pub(super) struct LogState {
     /// Freed blocks of the commit under way, still not to be used.
     pub freeing: BTreeSet<u64>,
     pub space: SpaceChange,
+    /// `space` as of the newest commit: what the allocations on the disk amount to.
+    pub committed_space: SpaceChange,
 }
 
 /// The mount's journal.
@@ -93,6 +97,7 @@ pub struct Log {
     /// One log operation at a time.
     pub(super) operation: tokio::sync::Mutex<()>,
     pub(super) is_stopped: AtomicBool,
+    pub(super) is_broken: AtomicBool,
     /// Ended in order: everything is in place.
     pub(super) is_closed: AtomicBool,
     pub(super) faults: Faults,
@@ -130,10 +135,12 @@ impl Log {
                 committed: BTreeMap::new(),
                 freeing: BTreeSet::new(),
                 space: SpaceChange::default(),
+                committed_space: SpaceChange::default(),
             }),
             gate: RwLock::new(()),
             operation: tokio::sync::Mutex::new(()),
             is_stopped: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             faults: parts.faults,
         }
@@ -145,6 +152,17 @@ impl Log {
 
     pub fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// Stops the log because of an error: what it holds is not on the disk and will not be.
+    pub(super) fn break_off(&self) {
+        self.is_broken.store(true, Ordering::SeqCst);
+        self.stop();
+    }
+
+    /// Whether an error has stopped the log.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::SeqCst)
     }
 
     /// Stops the log for good: nothing is written any more.
@@ -163,14 +181,16 @@ impl Log {
 
     /// Most blocks that one transaction may reserve.
     pub fn transaction_blocks_max(&self) -> u64 {
-        self.ring.blocks() / 4 - OVERHEAD_BLOCKS
+        (self.ring.blocks() / 4).saturating_sub(OVERHEAD_BLOCKS)
     }
 
     /// Starts a transaction that changes at most `blocks` blocks (revokes count as a block for
     /// every few hundred). Waits for space; all glocks must be held already, since the space may
     /// depend on commits but never on glocks.
     pub async fn begin(&self, blocks: u64) -> Result<Transaction<'_>> {
-        debug_assert!(blocks <= self.transaction_blocks_max());
+        if blocks > self.transaction_blocks_max() {
+            return Err(Error::NoSpace);
+        }
         loop {
             self.check_running()?;
             {
@@ -184,7 +204,7 @@ impl Log {
         }
         // From here the reservation is owned by the transaction.
         let gate = self.gate.read().await;
-        Ok(Transaction { log: self, reserved: blocks, _gate: gate })
+        Ok(Transaction { log: self, reserved: blocks, has_changed: false, _gate: gate })
     }
 
     fn has_room(&self, state: &LogState, blocks: u64) -> bool {
@@ -245,6 +265,7 @@ impl Transaction<'_> {
     pub fn put(&mut self, glock: &Arc<Glock>, block: u64, data: Bytes) {
         debug_assert_eq!(data.len(), self.log.ring.block_size().as_usize());
         glock.blocks.lock().expect("invariant: no panic under this lock").insert(block, data.clone());
+        self.has_changed = true;
         let mut state = self.log.state();
         // A block that is in use again must not be wiped by the revoke of its former life.
         state.pending.revokes.remove(&block);
@@ -256,6 +277,7 @@ impl Transaction<'_> {
     pub fn revoke(&mut self, glock: &Arc<Glock>, block: u64) {
         glock.blocks.lock().expect("invariant: no panic under this lock").remove(&block);
         glock.logged.lock().expect("invariant: no panic under this lock").remove(&block);
+        self.has_changed = true;
         let mut state = self.log.state();
         state.pending.blocks.remove(&block);
         state.pending.revokes.insert(block);
@@ -305,8 +327,19 @@ impl Transaction<'_> {
     }
 }
 
+impl Transaction<'_> {
+    /// The change is whole.
+    pub fn end(mut self) {
+        self.has_changed = false;
+    }
+}
+
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
+        // Before the gate opens for a commit.
+        if self.has_changed {
+            self.log.break_off();
+        }
         self.log.state().reserved -= self.reserved;
     }
 }

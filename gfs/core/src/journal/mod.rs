@@ -19,4 +19,4 @@ mod ring;
 pub(crate) use commit::start_all;
 pub use header::{HeaderFacts, SpaceChange};
 pub use log::{Faults, Log, LogParts, Transaction};
-pub use ring::{Extent, Ring};
+pub use ring::{BLOCKS_MIN, Extent, Ring};

@@ -3,6 +3,9 @@
 use block_core::ByteOffset;
 use gfs_format::BlockSize;
 
+/// Fewer blocks cannot hold the largest change with what comes on top of it.
+pub const BLOCKS_MIN: u64 = 256;
+
 /// A run of blocks on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -23,7 +26,7 @@ impl Ring {
     /// needs.
     pub fn new(extents: Vec<Extent>, block_size: BlockSize) -> Option<Ring> {
         let blocks = extents.iter().map(|extent| extent.count).sum();
-        (blocks >= 64).then_some(Ring { extents, blocks, block_size })
+        (blocks >= BLOCKS_MIN).then_some(Ring { extents, blocks, block_size })
     }
 
     /// Number of blocks in the ring.
@@ -65,12 +68,12 @@ mod tests {
     #[test]
     fn positions_wrap_and_cross_extents() {
         let size = BlockSize::new(4096).unwrap();
-        let ring = Ring::new(vec![Extent { start: 100, count: 60 }, Extent { start: 500, count: 10 }], size).unwrap();
-        assert_eq!(ring.address(0), (100, 60));
-        assert_eq!(ring.address(59), (159, 1));
-        assert_eq!(ring.address(60), (500, 10));
-        assert_eq!(ring.address(70), (100, 60));
-        assert_eq!(ring.index(141), 1);
-        assert!(Ring::new(vec![Extent { start: 1, count: 63 }], size).is_none());
+        let ring = Ring::new(vec![Extent { start: 100, count: 260 }, Extent { start: 500, count: 10 }], size).unwrap();
+        assert_eq!(ring.address(0), (100, 260));
+        assert_eq!(ring.address(259), (359, 1));
+        assert_eq!(ring.address(260), (500, 10));
+        assert_eq!(ring.address(270), (100, 260));
+        assert_eq!(ring.index(541), 1);
+        assert!(Ring::new(vec![Extent { start: 1, count: BLOCKS_MIN - 1 }], size).is_none());
     }
 }

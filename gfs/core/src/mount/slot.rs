@@ -69,7 +69,7 @@ impl Fs {
             let run = self.map(&glock, &dinode, at, blocks - at).await?;
             let corrupt = |found: &str| Error::Corrupt {
                 block: dinode.address(),
-                expected: "a journal without holes, of at least 64 and less than 2^32 blocks".into(),
+                expected: "a journal without holes, of at least 256 and less than 2^32 blocks".into(),
                 found: found.into(),
             };
             let start = run.disk.ok_or_else(|| corrupt("a hole"))?;
@@ -84,7 +84,7 @@ impl Fs {
         }
         Ring::new(extents, size).ok_or_else(|| Error::Corrupt {
             block: inode.number.0,
-            expected: "a journal of at least 64 blocks".into(),
+            expected: format!("a journal of at least {} blocks", crate::journal::BLOCKS_MIN),
             found: format!("{blocks}"),
         })
     }
@@ -94,7 +94,16 @@ impl Fs {
         let glock = self.inode_glock(rindex.number.0);
         let guard = glock.shared(RequestClass::Ordinary).await?;
         let dinode = self.inode(guard.glock(), rindex).await?;
-        let bytes = self.read_data(&glock, &dinode, 0, dinode.head().size.get()).await?;
+        let length = dinode.head().size.get();
+        let most = device_blocks.saturating_mul(size_of::<ResourceIndexEntry>() as u64);
+        if length > most.min(1 << 30) {
+            return Err(Error::Corrupt {
+                block: dinode.address(),
+                expected: format!("a resource index of at most {} bytes", most.min(1 << 30)),
+                found: length.to_string(),
+            });
+        }
+        let bytes = self.read_data(&glock, &dinode, 0, length).await?;
         decode_index(&bytes, self.block_size(), device_blocks, &dinode)
     }
 

@@ -44,21 +44,29 @@ impl Fs {
         let device_blocks = ports.device.geometry().size().0 / reader.block_size().bytes();
         let mut guards = Vec::new();
         let mounted = glocks.get(GlockKey::nondisk(nondisk::MOUNTED));
-        let first = match mounted.try_exclusive().await {
-            Ok(guard) => Some(guard),
-            Err(Error::Lock(dlm_api::LockError::WouldBlock)) => {
-                guards.push(mounted.shared(RequestClass::Ordinary).await?);
-                None
+        let mut first = None;
+        // A spectator does not count: it must not keep the next mount from being the first.
+        if !options.is_spectator {
+            match mounted.try_exclusive().await {
+                Ok(guard) => first = Some(guard),
+                Err(Error::Lock(dlm_api::LockError::WouldBlock)) => {
+                    guards.push(mounted.shared(RequestClass::Ordinary).await?);
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
-        };
+        }
         let master = reference(&superblock.master_directory);
         let jindex = reader.system_inode(master, "jindex").await?;
         let per_node = reader.system_inode(master, "per_node").await?;
         let journals = reader.journals(jindex).await?;
         let count = u32::try_from(journals.len()).map_err(|_| Error::Invalid)?;
-        let (slot, journal_guard) = reader.claim_journal(count, options.preferred_journal % count).await?;
-        guards.push(journal_guard);
+        let slot = if options.is_spectator {
+            0
+        } else {
+            let (slot, guard) = reader.claim_journal(count, options.preferred_journal % count).await?;
+            guards.push(guard);
+            slot
+        };
         let mut facts = Vec::new();
         for (number, (inode, _)) in journals.iter().enumerate() {
             let statfs = reader.system_inode(per_node, &format!("statfs_change{number}")).await?;
@@ -114,6 +122,9 @@ impl Fs {
         glocks.set_owner(Arc::downgrade(&owner));
         if lost_space != SpaceChange::default() && !options.is_spectator {
             fs.sync_statfs(lost_space).await?;
+            if fs.is_read_only {
+                fs.log.flush().await?;
+            }
         }
         let host = fs.host.clone();
         host.spawn(Box::pin(super::background::run(Arc::downgrade(&fs))));
@@ -123,8 +134,9 @@ impl Fs {
 
     /// A filesystem that can only be read, to find the rest with.
     fn reader(ports: &Ports, superblock: Superblock, glocks: Arc<GlockTable>) -> Fs {
-        let placeholder = Ring::new(vec![Extent { start: 0, count: 64 }], superblock.block_size())
-            .expect("invariant: 64 blocks are enough for a ring");
+        let placeholder =
+            Ring::new(vec![Extent { start: 0, count: crate::journal::BLOCKS_MIN }], superblock.block_size())
+                .expect("invariant: enough blocks for a ring");
         let log = Log::new(LogParts {
             device: ports.device.clone(),
             host: ports.host.clone(),

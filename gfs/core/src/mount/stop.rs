@@ -17,7 +17,10 @@ impl Fs {
             self.is_unmounted.store(true, Ordering::SeqCst);
             return Err(Error::Withdrawn);
         }
-        if !self.is_read_only {
+        // The log of a read-only mount was used only if it had to replay.
+        if self.is_read_only {
+            self.io(self.log.close_if_used().await)?;
+        } else {
             self.sync().await?;
             self.io(self.sync_statfs(SpaceChange::default()).await)?;
             self.io(self.log.close().await)?;

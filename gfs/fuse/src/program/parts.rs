@@ -81,14 +81,21 @@ impl fmt::Display for PartError {
 
 impl std::error::Error for PartError {}
 
+/// Whether others on this machine may have an image file open as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Several nodes of one machine may serve one image file: that nobody mounts twice is for the
+    /// lockspace to say.
+    Shared,
+    Alone,
+}
+
 /// Opens the device that `text` names.
-pub async fn open_device(text: &str, is_read_only: bool) -> Result<Arc<dyn BlockDevice>, PartError> {
+pub async fn open_device(text: &str, is_read_only: bool, sharing: Sharing) -> Result<Arc<dyn BlockDevice>, PartError> {
     match DevName::parse(text, Path::exists).map_err(PartError::Name)? {
         DevName::Path(path) => {
-            // Several nodes of one machine may serve one image file, so files are not locked here:
-            // that nobody mounts twice is for the lockspace to say.
-            let is_block_device = is_block_device(&path);
-            let options = OpenOptions { read_only: is_read_only, exclusive: is_block_device, ..Default::default() };
+            let exclusive = sharing == Sharing::Alone || is_block_device(&path);
+            let options = OpenOptions { read_only: is_read_only, exclusive, ..Default::default() };
             Ok(FileDevice::open(&path, options).map_err(PartError::Open)?)
         }
         DevName::Iscsi(url) => Ok(Initiator::connect(&url, iscsi_target_initiator::Options::default())

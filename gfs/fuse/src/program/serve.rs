@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use super::arguments::{Arguments, LockProtocol};
 use super::background::{self, Server as Background};
 use super::host::ProcessHost;
-use super::parts::{self, Locks};
+use super::parts::{self, Locks, Sharing};
 use crate::adapter::{Adapter, WriterCaching};
 use crate::handles::Handles;
 use crate::kernel_caches::MountCaches;
@@ -59,9 +59,14 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 pub async fn serve(arguments: Arguments, background: Background) -> Result<()> {
     let shown = background::shown_device(&arguments.device);
     let options = &arguments.options;
-    let device = parts::open_device(&arguments.device, options.is_read_only).await?;
+    let mut device = parts::open_device(&arguments.device, options.is_read_only, Sharing::Shared).await?;
     let superblock = parts::read_superblock(&device, &shown).await?;
     let protocol = parts::lock_protocol(options, &superblock)?;
+    if protocol == LockProtocol::NoLock {
+        // Without a lock manager nothing else keeps a second mount, or mkfs, away from it.
+        drop(device);
+        device = parts::open_device(&arguments.device, options.is_read_only, Sharing::Alone).await?;
+    }
     let locks = parts::open_locks(protocol, options, &superblock).await?;
     let port = Arc::new(CachePort::default());
     let ports = Ports {
@@ -170,7 +175,12 @@ fn spare_from_oom() {
 async fn close(fs: &Fs, locks: Locks) {
     match fs.unmount().await {
         Ok(()) => info!("unmounted"),
-        Err(error) => error!(%error, "the unmount was not clean"),
+        Err(error) => {
+            error!(%error, "the unmount was not clean: the journal has to be replayed before others go on");
+            // The locks stay held in the eyes of the other members, who lose this one: what they
+            // protect is not on the disk.
+            return;
+        }
     }
     locks.close().await;
 }
