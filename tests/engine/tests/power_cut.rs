@@ -126,3 +126,54 @@ async fn after_a_power_cut_the_replay_leaves_a_clean_volume_with_everything_sync
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_fails_at_any_write_makes_the_mount_withdraw_and_loses_nothing_synced() {
+    for changes in [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233] {
+        let crash = CrashDevice::new(ByteLen(SIZE));
+        let device: Arc<dyn BlockDevice> = crash.clone();
+        let mut options = mkfs::Options::new(mkfs::Protocol::Nolock, "", [7; 16]);
+        options.journal_mb = Some(8);
+        mkfs::format(&device, &options).await.expect("mkfs");
+        device.flush().await.expect("flush");
+        let fs = mount(crash.clone()).await;
+        crash.power_off_after(changes);
+        let mut synced = Vec::new();
+        for i in 0.. {
+            assert!(i < 10_000, "the device failed and nobody noticed");
+            let name = format!("f{i}");
+            let step = async {
+                let made =
+                    fs.create(Caller::default(), fs.root(), name.as_bytes(), NewInode::File { mode: 0o644 }).await?;
+                let made = inode(&made);
+                let data = Bytes::from(vec![i as u8; 9000]);
+                fs.write(made, WriteAt::Offset(0), data, RequestOrigin::Call).await?;
+                fs.fsync(made, false).await
+            };
+            match step.await {
+                Ok(()) => synced.push((name, i as u8)),
+                Err(error) => {
+                    assert!(fs.is_withdrawn(), "after {changes} changes: {error}");
+                    break;
+                }
+            }
+        }
+        let refused = fs.create(Caller::default(), fs.root(), b"late", NewInode::File { mode: 0o644 }).await;
+        assert!(refused.is_err(), "a withdrawn mount takes no change");
+        assert!(fs.unmount().await.is_err(), "and does not pretend that its unmount was clean");
+        let mut dice = Dice(changes + 1);
+        let after = CrashDevice::from_image(crash.power_cut(&mut || dice.next()));
+        let fs = mount(after.clone()).await;
+        for (name, byte) in &synced {
+            let Lookup::Found(entry) = fs.lookup(fs.root(), name.as_bytes()).await.expect("lookup") else {
+                panic!("after {changes} changes: {name} was synced and is gone");
+            };
+            let data = fs.read(inode(&entry), 0, 1 << 20, RequestOrigin::Call).await.expect("read");
+            assert!(data.len() == 9000 && data.iter().all(|b| b == byte), "after {changes} changes: {name}");
+        }
+        fs.unmount().await.expect("unmount");
+        let path = std::env::temp_dir().join(format!("corral-fail-{}-{changes}.img", std::process::id()));
+        std::fs::write(&path, after.snapshot().to_bytes()).expect("write the image");
+        Volume { path }.assert_clean();
+    }
+}
