@@ -44,6 +44,13 @@ impl Geometry {
     }
 }
 
+/// A piece of a device that takes space throughout, or nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    pub len: ByteLen,
+    pub takes_space: bool,
+}
+
 /// When a write may be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -107,6 +114,12 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Says that the bytes are not needed; they read as zeroes or as before.
     fn discard(&self, _at: ByteOffset, _len: ByteLen) -> IoFuture<()> {
         Box::pin(async { Err(BlockError::Unsupported { operation: "discard" }) })
+    }
+    /// How much from `at` on, at most `len`, is alike, and whether it takes space; what does not reads as zeroes.
+    /// A device that cannot tell says that all of it does.
+    fn extent(&self, at: ByteOffset, len: ByteLen) -> IoFuture<Extent> {
+        let answer = self.geometry().check(at, len).map(|()| Extent { len, takes_space: true });
+        Box::pin(async { answer })
     }
     /// Makes the bytes read as zeroes.
     fn write_zeroes(&self, _at: ByteOffset, _len: ByteLen) -> IoFuture<()> {

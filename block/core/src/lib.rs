@@ -16,7 +16,7 @@ pub mod units;
 
 pub use crash::CrashDevice;
 pub use dev::{DevName, DevNameError, IscsiUrl, Secret};
-pub use device::{BlockDevice, BlockError, Durability, Geometry, IoFuture};
+pub use device::{BlockDevice, BlockError, Durability, Extent, Geometry, IoFuture};
 pub use held::{HeldDevice, Request, RequestKind};
 pub use image::Image;
 pub use latency::{Latency, LatencyDevice};

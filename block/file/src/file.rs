@@ -19,9 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use block_core::completion::{Completer, completion};
-use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset, Durability, Geometry, IoFuture};
+use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset, Durability, Extent, Geometry, IoFuture};
 use bytes::{Bytes, BytesMut};
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
 
 use crate::direct::{aligned_buffer, gather, is_aligned, slices};
 use crate::open::{self, Handle, Kind, OpenError, OpenOptions};
@@ -143,6 +144,14 @@ impl BlockDevice for FileDevice {
 
     fn discard(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
         self.change_range(at, len, Open::discard)
+    }
+
+    fn extent(&self, at: ByteOffset, len: ByteLen) -> IoFuture<Extent> {
+        match self.open.geometry().check(at, len) {
+            Err(error) => ready(Err(error)),
+            Ok(()) if len.0 == 0 || self.open.kind == Kind::Device => ready(Ok(Extent { len, takes_space: true })),
+            Ok(()) => self.submit(move |open| open.extent(at, len)),
+        }
     }
 
     fn write_zeroes(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
@@ -316,6 +325,27 @@ impl Open {
             Err(error) if is_unsupported(&error) => Err(BlockError::Unsupported { operation: "discard" }),
             other => other.map_err(|error| self.cause_of(at, &error)),
         }
+    }
+
+    /// Whole sectors: one that has a byte with space takes space.
+    fn extent(&self, at: ByteOffset, len: ByteLen) -> Result<Extent, BlockError> {
+        let sector = u64::from(self.sector);
+        let seek = |from: u64, whence| {
+            let from = i64::try_from(from).map_err(|_| io_error(at, "the offset is too large"))?;
+            match lseek(self.file(), from, whence) {
+                Ok(found) => Ok(found as u64),
+                Err(nix::Error::ENXIO) => Ok(u64::MAX),
+                Err(error) => Err(self.cause_of(at, &error.into())),
+            }
+        };
+        let end = at.0 + len.0;
+        let data = seek(at.0, Whence::SeekData)? / sector * sector;
+        let until = |limit: u64| ByteLen(limit.min(end) - at.0);
+        if data > at.0 {
+            return Ok(Extent { len: until(data), takes_space: false });
+        }
+        let hole = seek(at.0.max(data), Whence::SeekHole)?.div_ceil(sector).saturating_mul(sector);
+        Ok(Extent { len: until(hole.max(at.0 + sector)), takes_space: true })
     }
 
     /// Tries what keeps the space, then what frees it, then plain writing.

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset, Durability};
+use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset, Durability, Extent};
 use block_file::{FileDevice, OpenOptions};
 use bytes::Bytes;
 
@@ -208,4 +208,18 @@ fn a_loop_device_is_a_block_device_with_its_own_size_and_is_claimed() {
     Command::new("losetup").arg("--detach").arg(&device).status().expect("losetup was there before");
     assert_eq!(seen, Some((ByteLen(4 << 20), Ok(()), Ok(()), Ok(()))));
     assert!(second.is_err_and(|error| error.contains("in use")));
+}
+
+#[test]
+fn a_discarded_range_takes_no_space_and_reads_as_zeroes() {
+    let folder = Folder::new("extent");
+    let options = OpenOptions { create_size: Some(ByteLen(1 << 20)), ..OpenOptions::default() };
+    let device = FileDevice::open(&folder.path("disk"), options).expect("it opens");
+    let extent = |at, len| wait(device.extent(ByteOffset(at), ByteLen(len)));
+    wait(device.write(ByteOffset(0), vec![vec![1; 65536].into()], Durability::Forced)).expect("it is written");
+    assert_eq!(extent(512, 512), Ok(Extent { len: ByteLen(512), takes_space: true }));
+    wait(device.discard(ByteOffset(0), ByteLen(32768))).expect("holes can be punched");
+    assert_eq!(extent(0, 1 << 20), Ok(Extent { len: ByteLen(32768), takes_space: false }));
+    assert_eq!(extent(32768, 65536), Ok(Extent { len: ByteLen(32768), takes_space: true }));
+    assert_eq!(wait(device.read(ByteOffset(0), ByteLen(512))), Ok(vec![0; 512].into()));
 }

@@ -217,7 +217,10 @@ impl Connection {
                     let response = match lun.number().filter(|number| self.target.unit(*number).is_some()) {
                         Some(number) => {
                             if function == TaskFunction::LogicalUnitReset {
-                                self.target.raise_attention(number, AdditionalSense::BUS_DEVICE_RESET);
+                                if let Some(unit) = self.target.unit(number) {
+                                    unit.reservations.end_reserve_6(None);
+                                }
+                                self.target.raise_attention(number, AdditionalSense::BUS_DEVICE_RESET, None);
                             }
                             TaskManagementResponse::Complete
                         }
@@ -239,11 +242,14 @@ impl Connection {
         let task = command.task;
         // The login made it a member, and no command comes before that.
         let Some(membership) = &self.membership else { return };
-        match execute::begin(&self.target, &membership.attentions, command) {
+        // Nor does a discovery session have commands.
+        let Some(nexus) = &membership.port else { return };
+        let context = execute::From { target: &self.target, nexus, attentions: &membership.attentions };
+        match execute::begin(&context, command) {
             Step::Done(result) => self.finish(task, result),
             Step::Run(job) => self.start(task, 0, job),
             Step::Write(plan) => {
-                let length = plan.length;
+                let length = plan.length();
                 self.writes.insert(task, plan);
                 self.handle(Input::WantData { task, length });
             }

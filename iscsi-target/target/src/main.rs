@@ -10,6 +10,7 @@ mod execute;
 mod inflight;
 mod portal;
 mod registry;
+mod reservations;
 mod state;
 mod unit;
 
@@ -61,10 +62,10 @@ fn fail(what: &str) -> ExitCode {
 
 async fn run(options: Options) -> Result<(), String> {
     let stop = stop_signals()?;
-    let _state = StateDirectory::open(&options.state)?;
+    let state = StateDirectory::open(&options.state)?;
     let mut units = Vec::new();
     for (number, lun) in (0u16..).zip(&options.luns) {
-        units.push(LogicalUnit::open(number, &options.target, lun)?);
+        units.push(LogicalUnit::open(number, &options.target, lun, state.path())?);
     }
     let target = Arc::new(Target::new(options.target.clone(), units));
     let portals = Portals::bind(&options.listen).await?;

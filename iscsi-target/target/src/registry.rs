@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iscsi_target_proto::pdu::LoginStatus;
-use iscsi_target_proto::scsi::AdditionalSense;
+use iscsi_target_proto::scsi::{AdditionalSense, Nexus};
 use iscsi_target_proto::target::{Authentication, LoginDecision, LoginIdentity};
 use tokio::sync::{Notify, watch};
 
@@ -26,15 +26,8 @@ pub struct Target {
 
 #[derive(Default)]
 struct Sessions {
-    by_port: HashMap<InitiatorPort, Entry>,
+    by_port: HashMap<Nexus, Entry>,
     last_tsih: u16,
-}
-
-/// What identifies a session (RFC 7143 §4.4.3, the I_T nexus).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct InitiatorPort {
-    name: String,
-    isid: [u8; 6],
 }
 
 struct Entry {
@@ -49,7 +42,8 @@ struct Entry {
 /// A session's place in the registry; given back when it is dropped.
 pub struct Membership {
     target: Arc<Target>,
-    port: Option<InitiatorPort>,
+    /// `None` for a discovery session.
+    pub port: Option<Nexus>,
     pub tsih: u16,
     pub leave: Arc<Notify>,
     pub attentions: Arc<Attentions>,
@@ -86,7 +80,7 @@ impl Target {
 
     /// Makes room for a session: an older one of the same initiator port is ended first, with all that is under way.
     pub async fn establish(self: Arc<Self>, identity: LoginIdentity) -> Result<Membership, LoginStatus> {
-        let port = InitiatorPort { name: identity.initiator_name, isid: identity.isid };
+        let port = Nexus { initiator: identity.initiator_name, isid: identity.isid };
         let is_discovery = identity.target_name.is_none();
         loop {
             let mut gone = {
@@ -104,11 +98,25 @@ impl Target {
         }
     }
 
-    /// Lets every session be told something about a unit.
-    pub fn raise_attention(&self, unit: u16, what: AdditionalSense) {
-        for entry in self.sessions().by_port.values() {
+    /// Lets every session, but that of `except`, be told something about a unit.
+    pub fn raise_attention(&self, unit: u16, what: AdditionalSense, except: Option<&Nexus>) {
+        for (port, entry) in &self.sessions().by_port {
+            if except != Some(port) {
+                entry.attentions.raise(unit, what);
+            }
+        }
+    }
+
+    /// Lets one session be told something about a unit, if it is there.
+    pub fn raise_attention_of(&self, port: &Nexus, unit: u16, what: AdditionalSense) {
+        if let Some(entry) = self.sessions().by_port.get(port) {
             entry.attentions.raise(unit, what);
         }
+    }
+
+    /// The unit with this NAA designator.
+    pub fn unit_by_naa(&self, naa: u64) -> Option<&Arc<LogicalUnit>> {
+        self.units.values().find(|unit| unit.naa() == naa)
     }
 
     /// Makes everything that was written durable.
@@ -125,7 +133,7 @@ impl Target {
 }
 
 impl Sessions {
-    fn enter(&mut self, target: &Arc<Target>, port: Option<InitiatorPort>) -> Result<Membership, LoginStatus> {
+    fn enter(&mut self, target: &Arc<Target>, port: Option<Nexus>) -> Result<Membership, LoginStatus> {
         if self.by_port.len() >= SESSIONS_MAX {
             return Err(LoginStatus::OUT_OF_RESOURCES);
         }
@@ -138,6 +146,9 @@ impl Sessions {
         let (sender, gone) = watch::channel(());
         let leave = Arc::new(Notify::new());
         let attentions = Arc::new(Attentions::default());
+        for unit in target.units.keys() {
+            attentions.raise(*unit, AdditionalSense::POWER_ON_OR_RESET);
+        }
         if let Some(port) = &port {
             let entry = Entry { tsih, leave: leave.clone(), attentions: attentions.clone(), gone };
             self.by_port.insert(port.clone(), entry);
@@ -149,6 +160,9 @@ impl Sessions {
 impl Drop for Membership {
     fn drop(&mut self) {
         if let Some(port) = &self.port {
+            for unit in self.target.units.values() {
+                unit.reservations.end_reserve_6(Some(port));
+            }
             self.target.sessions().by_port.remove(port);
         }
     }

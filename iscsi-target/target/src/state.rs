@@ -5,7 +5,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -15,6 +15,7 @@ const FORMAT: &str = "corral-target-state 1";
 
 /// An open state directory; no other process can open it meanwhile.
 pub struct StateDirectory {
+    path: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -44,6 +45,10 @@ impl StateDirectory {
             }
             Err(error) => return Err(tell(error)),
         }
-        Ok(Self { _lock: lock })
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }

@@ -6,27 +6,45 @@ use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use block_core::{BlockDevice, ByteLen, Durability};
 use block_file::{FileDevice, OpenOptions};
 use iscsi_target_proto::scsi::{Capacity, InquiryIdentity, ModeProfile, UnitProfile};
 use nix::fcntl::{FallocateFlags, fallocate};
+use tokio::sync::RwLock;
 
 use crate::config::LunOptions;
+use crate::execute::CopyResults;
+use crate::reservations::UnitReservations;
 
 /// Most data of one command, in bytes. Initiators learn it from the block limits page.
 pub const TRANSFER_MAX: u64 = 16 * 1024 * 1024;
 /// A transfer that is best for speed, in bytes.
 const TRANSFER_BEST: u64 = 1024 * 1024;
 
+/// Bytes of a page of the backing file.
+const PAGE: u32 = 4096;
+/// Bytes in which space of a thin unit is best freed.
+const THIN_PIECE: u32 = 128 * 1024;
+/// Most data of one WRITE SAME, in bytes.
+const SAME_MAX: u64 = TRANSFER_MAX;
+/// Most data of one WRITE ATOMIC, in bytes.
+pub const ATOMIC_MAX: u64 = 1024 * 1024;
+
 /// A logical unit.
 pub struct LogicalUnit {
     pub number: u16,
     pub device: Arc<dyn BlockDevice>,
     pub is_read_only: bool,
-    /// Writes are durable only after a flush.
-    pub write_cache: bool,
-    is_thin: bool,
+    /// Writes are durable only after a flush. MODE SELECT changes it.
+    write_cache: AtomicBool,
+    pub is_thin: bool,
+    pub reservations: UnitReservations,
+    /// Held by every write while the device has it; exclusively by what must see none half done: COMPARE AND WRITE and
+    /// its like, and a change of reservations, after which no write of those it shuts out lands.
+    pub gate: Arc<RwLock<()>>,
+    pub copies: CopyResults,
     identity: InquiryIdentity,
     /// For people.
     name: String,
@@ -34,7 +52,8 @@ pub struct LogicalUnit {
 
 impl LogicalUnit {
     /// Opens the unit's file or block device, and makes the file if it is not there.
-    pub fn open(number: u16, target_name: &str, options: &LunOptions) -> Result<Self, String> {
+    /// What it must remember is in the folder `state`.
+    pub fn open(number: u16, target_name: &str, options: &LunOptions, state: &Path) -> Result<Self, String> {
         let tell = |what: String| format!("LUN {number}: {what}");
         let path = &options.file;
         if let (Some(size), false, false) = (options.size, options.is_thin, options.is_read_only) {
@@ -59,11 +78,14 @@ impl LogicalUnit {
             return Err(tell(format!("{}: its blocks have {sector} bytes, not {}", path.display(), options.block)));
         }
         let name = format!("{} {}", path.display(), human_size(size.0));
+        let unit = Self::over(number, target_name, device, options.serial.clone(), name);
+        let kept = state.join(format!("reservations-{:016x}.json", unit.identity.naa));
         Ok(Self {
             is_read_only: options.is_read_only,
-            write_cache: options.write_cache,
+            write_cache: options.write_cache.into(),
             is_thin: options.is_thin,
-            ..Self::over(number, target_name, device, options.serial.clone(), name)
+            reservations: UnitReservations::open(kept).map_err(tell)?,
+            ..unit
         })
     }
 
@@ -81,46 +103,81 @@ impl LogicalUnit {
             target_name: target_name.to_owned(),
             naa: 3 << 60 | hash >> 4,
         };
-        Self { number, device, is_read_only: false, write_cache: true, is_thin: false, identity, name }
+        Self {
+            number,
+            device,
+            is_read_only: false,
+            write_cache: true.into(),
+            is_thin: false,
+            reservations: UnitReservations::default(),
+            gate: Arc::default(),
+            copies: CopyResults::default(),
+            identity,
+            name,
+        }
     }
 
     /// Size and block length as they are now.
     pub fn capacity(&self) -> Capacity {
         let geometry = self.device.geometry();
-        Capacity { blocks: geometry.sectors, block_length: geometry.sector, physical_exponent: 0, is_thin: false }
+        // Of a thin unit with small blocks it is the piece in which freeing space is worth while; else a page of the file.
+        let physical = if self.is_thin && geometry.sector < PAGE { THIN_PIECE } else { PAGE };
+        let physical_exponent = (physical / geometry.sector).checked_ilog2().unwrap_or(0) as u8;
+        Capacity { blocks: geometry.sectors, block_length: geometry.sector, physical_exponent, is_thin: self.is_thin }
     }
 
-    /// What INQUIRY tells. UNMAP does not exist yet, so a thin unit does not call itself one.
+    /// What INQUIRY tells.
     pub fn profile(&self) -> UnitProfile {
         UnitProfile {
             identity: self.identity.clone(),
-            is_thin: false,
+            is_thin: self.is_thin,
             transfer_blocks_max: self.transfer_blocks_max(),
-            transfer_blocks_best: (TRANSFER_BEST / u64::from(self.device.geometry().sector)) as u32,
+            same_blocks_max: self.blocks_in(SAME_MAX),
+            atomic_blocks_max: self.blocks_in(ATOMIC_MAX),
+            transfer_blocks_best: self.blocks_in(TRANSFER_BEST),
         }
     }
 
     /// What MODE SENSE tells.
     pub fn mode_profile(&self) -> ModeProfile {
         let Capacity { blocks, block_length, .. } = self.capacity();
-        ModeProfile { blocks, block_length, is_read_only: self.is_read_only, write_cache: self.write_cache }
+        ModeProfile { blocks, block_length, is_read_only: self.is_read_only, write_cache: self.has_write_cache() }
     }
 
     /// Most blocks of one command.
     pub fn transfer_blocks_max(&self) -> u32 {
-        (TRANSFER_MAX / u64::from(self.device.geometry().sector)) as u32
+        self.blocks_in(TRANSFER_MAX)
+    }
+
+    /// How many whole blocks these bytes are.
+    pub fn blocks_in(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes / u64::from(self.device.geometry().sector)).unwrap_or(u32::MAX)
+    }
+
+    pub fn naa(&self) -> u64 {
+        self.identity.naa
+    }
+
+    pub fn has_write_cache(&self) -> bool {
+        self.write_cache.load(Ordering::Relaxed)
+    }
+
+    pub fn set_write_cache(&self, is_on: bool) {
+        self.write_cache.store(is_on, Ordering::Relaxed);
     }
 
     /// How durable a write is when it is answered.
     pub fn durability(&self, is_forced: bool) -> Durability {
-        if is_forced || !self.write_cache { Durability::Forced } else { Durability::Cached }
+        if is_forced || !self.has_write_cache() { Durability::Forced } else { Durability::Cached }
     }
 }
 
 impl fmt::Display for LogicalUnit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LUN {} {}", self.number, self.name)?;
-        for (applies, word) in [(self.is_read_only, "ro"), (self.is_thin, "thin"), (!self.write_cache, "cache=off")] {
+        for (applies, word) in
+            [(self.is_read_only, "ro"), (self.is_thin, "thin"), (!self.has_write_cache(), "cache=off")]
+        {
             if applies {
                 write!(f, " {word}")?;
             }

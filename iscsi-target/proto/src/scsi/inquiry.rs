@@ -1,5 +1,11 @@
 //! INQUIRY: standard data and vital product data pages (SPC-4 §6.6, §7.8; SBC-3 §6.5).
 
+use super::copy::third_party_page;
+use super::provisioning::UNMAP_RANGES_MAX;
+
+/// Most blocks in one COMPARE AND WRITE.
+pub const COMPARE_BLOCKS_MAX: u8 = 255;
+
 /// Who a logical unit says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InquiryIdentity {
@@ -21,6 +27,10 @@ pub struct UnitProfile {
     pub transfer_blocks_max: u32,
     /// Blocks of a transfer that is best for speed.
     pub transfer_blocks_best: u32,
+    /// Most blocks in one WRITE ATOMIC.
+    pub atomic_blocks_max: u32,
+    /// Most blocks in one WRITE SAME.
+    pub same_blocks_max: u32,
 }
 
 /// Standard INQUIRY data as an initiator reads it.
@@ -70,12 +80,16 @@ pub fn inquiry_page(profile: &UnitProfile, page: u8) -> Option<Vec<u8>> {
             SUPPORTED_PAGES,
             UNIT_SERIAL_NUMBER,
             DEVICE_IDENTIFICATION,
+            EXTENDED_INQUIRY,
+            THIRD_PARTY_COPY,
             BLOCK_LIMITS,
             BLOCK_DEVICE_CHARACTERISTICS,
             LOGICAL_BLOCK_PROVISIONING,
         ],
         UNIT_SERIAL_NUMBER => profile.identity.serial.as_bytes().to_vec(),
         DEVICE_IDENTIFICATION => device_identification(&profile.identity),
+        EXTENDED_INQUIRY => extended_inquiry(),
+        THIRD_PARTY_COPY => third_party_page(),
         BLOCK_LIMITS => block_limits(profile),
         BLOCK_DEVICE_CHARACTERISTICS => block_device_characteristics(),
         LOGICAL_BLOCK_PROVISIONING => logical_block_provisioning(profile),
@@ -99,6 +113,8 @@ const NO_UNIT: u8 = 0x7f;
 const SUPPORTED_PAGES: u8 = 0x00;
 const UNIT_SERIAL_NUMBER: u8 = 0x80;
 const DEVICE_IDENTIFICATION: u8 = 0x83;
+const EXTENDED_INQUIRY: u8 = 0x86;
+const THIRD_PARTY_COPY: u8 = 0x8f;
 const BLOCK_LIMITS: u8 = 0xb0;
 const BLOCK_DEVICE_CHARACTERISTICS: u8 = 0xb1;
 const LOGICAL_BLOCK_PROVISIONING: u8 = 0xb2;
@@ -112,6 +128,7 @@ fn standard(peripheral: u8) -> Vec<u8> {
     out[2] = 0x06; // SPC-4
     out[3] = 0x10 | 0x02; // HISUP, response data format 2
     out[4] = (out.len() - 5) as u8;
+    out[5] = 0x08; // 3PC: EXTENDED COPY
     out[7] = 0x02; // CMDQUE
     out[8..16].copy_from_slice(VENDOR);
     out[16..32].copy_from_slice(PRODUCT);
@@ -145,9 +162,26 @@ fn device_identification(identity: &InquiryIdentity) -> Vec<u8> {
 }
 
 fn block_limits(profile: &UnitProfile) -> Vec<u8> {
+    const NO_LIMIT: u32 = u32::MAX;
     let mut out = vec![0; 60];
-    out[4..8].copy_from_slice(&profile.transfer_blocks_max.to_be_bytes());
-    out[8..12].copy_from_slice(&profile.transfer_blocks_best.to_be_bytes());
+    out[1] = COMPARE_BLOCKS_MAX;
+    let mut put = |at: usize, value: u32| out[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    put(4, profile.transfer_blocks_max);
+    put(8, profile.transfer_blocks_best);
+    if profile.is_thin {
+        put(16, NO_LIMIT); // blocks of one UNMAP
+        put(20, UNMAP_RANGES_MAX);
+        put(24, 8); // granularity that is best: a page of the file
+    }
+    put(36, profile.same_blocks_max);
+    put(40, profile.atomic_blocks_max);
+    out
+}
+
+/// Nothing is protected by check bits; commands are simple, ordered or head of queue; power on clears no cache.
+fn extended_inquiry() -> Vec<u8> {
+    let mut out = vec![0; 60];
+    out[1] = 0x07; // HEADSUP, ORDSUP, SIMPSUP
     out
 }
 
@@ -160,7 +194,7 @@ fn block_device_characteristics() -> Vec<u8> {
 fn logical_block_provisioning(profile: &UnitProfile) -> Vec<u8> {
     let mut out = vec![0; 4];
     if profile.is_thin {
-        out[1] = 0x04; // LBPRZ: unmapped blocks read as zeroes
+        out[1] = 0x80 | 0x40 | 0x20 | 0x04; // UNMAP, WRITE SAME (16) and (10) unmap; unmapped blocks read as zeroes
         out[2] = 0x02; // thin provisioned
     }
     out
@@ -176,7 +210,14 @@ mod tests {
             target_name: "iqn.2026-11.org.corral:x".to_owned(),
             naa: 3 << 60,
         };
-        UnitProfile { identity, is_thin: true, transfer_blocks_max: 32_768, transfer_blocks_best: 2048 }
+        UnitProfile {
+            identity,
+            is_thin: true,
+            transfer_blocks_max: 32_768,
+            transfer_blocks_best: 2048,
+            atomic_blocks_max: 128,
+            same_blocks_max: 1 << 20,
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! MODE SENSE parameter data (SPC-4 §7.5, SBC-3 §6.4).
 
-use super::cdb::PageControl;
+use super::operation::PageControl;
 use super::sense::{AdditionalSense, Sense};
 
 /// What the mode pages of a unit tell.
@@ -67,13 +67,58 @@ fn pages(profile: &ModeProfile, control: PageControl, page: u8, subpage: u8) -> 
     }
 }
 
-/// Nothing in our pages can be changed by MODE SELECT, so a mask of changeable bits is all zeroes.
+/// What MODE SELECT may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ModeChange {
+    pub write_cache: Option<bool>,
+}
+
+/// From a MODE SELECT parameter list, checked against what is so now: only WCE may differ.
+pub fn mode_select(profile: &ModeProfile, long: bool, data: &[u8]) -> Result<ModeChange, Sense> {
+    let length_error = || Sense::illegal_request(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR);
+    let invalid = || Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST);
+    let mut change = ModeChange::default();
+    if data.is_empty() {
+        return Ok(change);
+    }
+    let byte = |at: usize| data.get(at).copied().ok_or_else(length_error);
+    let (header, descriptors) =
+        if long { (8, usize::from(u16::from_be_bytes([byte(6)?, byte(7)?]))) } else { (4, usize::from(byte(3)?)) };
+    let mut pages = data.get(header..).ok_or_else(length_error)?;
+    let descriptor = pages.get(..descriptors).ok_or_else(length_error)?;
+    // A block length that is told must be the one that is.
+    if !descriptor.is_empty() && (descriptor.len() != 8 || descriptor[5..8] != profile.block_length.to_be_bytes()[1..])
+    {
+        return Err(invalid());
+    }
+    pages = &pages[descriptors..];
+    while let Some((head, rest)) = pages.split_first_chunk::<2>() {
+        let body = rest.get(..usize::from(head[1])).ok_or_else(length_error)?;
+        let (mut now, is_caching) = match head[0] & 0x7f {
+            PAGE_CACHING => (caching(profile, PageControl::Current), true),
+            PAGE_CONTROL => (control_page(PageControl::Current), false),
+            _ => return Err(invalid()),
+        };
+        if is_caching && body.len() == now.len() - 2 {
+            change.write_cache = Some(body[0] & WCE != 0);
+            now[2] = now[2] & !WCE | body[0] & WCE;
+        }
+        if now[2..] != *body {
+            return Err(invalid());
+        }
+        pages = &rest[body.len()..];
+    }
+    if pages.is_empty() { Ok(change) } else { Err(length_error()) }
+}
+
+const WCE: u8 = 0x04;
+
 fn caching(profile: &ModeProfile, control: PageControl) -> Vec<u8> {
     let mut out = vec![0; 20];
     out[0] = PAGE_CACHING;
     out[1] = 18;
-    if control != PageControl::Changeable && profile.write_cache {
-        out[2] = 0x04; // WCE
+    if control == PageControl::Changeable || profile.write_cache {
+        out[2] = WCE;
     }
     out
 }
@@ -111,6 +156,22 @@ mod tests {
         let long = mode_sense(&PROFILE, true, true, PageControl::Current, PAGE_CACHING, 0).expect("the page exists");
         assert_eq!(usize::from(u16::from_be_bytes([long[0], long[1]])), long.len() - 2);
         assert_eq!(long.len(), 8 + 20);
+    }
+
+    #[test]
+    fn the_write_cache_can_be_changed_and_nothing_else() {
+        let sensed =
+            mode_sense(&PROFILE, false, false, PageControl::Current, PAGE_CACHING, 0).expect("the page exists");
+        let mut list = [&[0, 0, 0, 8][..], &sensed[4..]].concat();
+        assert_eq!(mode_select(&PROFILE, false, &list), Ok(ModeChange { write_cache: Some(true) }));
+        list[14] &= !WCE;
+        assert_eq!(mode_select(&PROFILE, false, &list), Ok(ModeChange { write_cache: Some(false) }));
+        for length in 1..list.len() {
+            let cut = mode_select(&PROFILE, false, &list[..length]);
+            assert!(cut.is_err() || length == 4 + 8, "{length}");
+        }
+        list[14] |= 0x01;
+        assert!(mode_select(&PROFILE, false, &list).is_err());
     }
 
     #[test]

@@ -6,10 +6,13 @@ use std::net::{SocketAddr, TcpStream};
 use base::Instant;
 use bytes::Buf;
 use iscsi_target_proto::initiator::{CloseReason, CommandToken, InitiatorConfig, InitiatorSession, Input, Output};
-use iscsi_target_proto::scsi::{Completion, ScsiCommand};
+use iscsi_target_proto::scsi::{AdditionalSense, Completion, ScsiCommand};
 
 /// Time stands still: nothing here waits for a time-out.
 const NOW: Instant = Instant::from_nanos(1);
+
+/// Units that a test has, at most.
+const UNITS: u16 = 2;
 
 pub struct Initiator {
     stream: TcpStream,
@@ -23,7 +26,15 @@ impl Initiator {
         let config = InitiatorConfig::new("iqn.2026-11.org.corral:driver", Some(target), qualifier);
         let mut initiator = Self { stream, session: InitiatorSession::new(config, NOW) };
         match initiator.next()? {
-            Output::LoggedIn { .. } => Ok(initiator),
+            Output::LoggedIn { .. } => {
+                // Each unit says first that the session is new.
+                for lun in 0..UNITS {
+                    let told = initiator.try_run(ScsiCommand::test_unit_ready(lun))?;
+                    let is_new = told.sense.is_some_and(|sense| sense.additional == AdditionalSense::POWER_ON_OR_RESET);
+                    assert!(is_new || lun > 0, "LUN {lun} does not say that the session is new");
+                }
+                Ok(initiator)
+            }
             other => panic!("{other:?} during the login"),
         }
     }

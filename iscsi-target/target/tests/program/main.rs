@@ -10,7 +10,9 @@ use std::process::Command;
 use bytes::Bytes;
 use iscsi_target_proto::initiator::CloseReason;
 use iscsi_target_proto::pdu::LoginStatus;
-use iscsi_target_proto::scsi::{AdditionalSense, Capacity, ScsiCommand, StandardInquiry, Status, parse_luns};
+use iscsi_target_proto::scsi::{
+    AdditionalSense, Capacity, Cdb, DataPhase, ScsiCommand, StandardInquiry, Status, parse_luns,
+};
 
 use driver::Initiator;
 use running::{Directory, Program, TARGET};
@@ -159,22 +161,67 @@ fn qemu_writes_an_image_and_finds_the_same() {
     assert!(std::fs::read(directory.path("lun0.img")).expect("the file is there") == content);
 }
 
+/// What the suite may skip: what our units are not (removable, write-protected, reached over two portals at once), what
+/// must be allowed explicitly (sanitize), and what docs/scsi.md refuses.
+const MAY_SKIP: [&str; 9] = [
+    "MultipathIO",
+    "NoMedia",
+    "PreventAllow",
+    "ReadDefectData10",
+    "ReadDefectData12",
+    "ReadOnly",
+    "Reserve6",
+    "Sanitize",
+    "StartStopUnit",
+];
+
 #[test]
 fn the_conformance_suite_finds_nothing() {
     let directory = Directory::new();
-    for options in ["size=128M,thin", "size=128M,block=4096,cache=off"] {
-        let program = Program::start(&directory, &[options]);
-        for family in ["SCSI.Inquiry", "SCSI.Mandatory", "SCSI.ModeSense6", "SCSI.TestUnitReady"]
-            .into_iter()
-            .chain(["SCSI.ReadCapacity10", "SCSI.ReadCapacity16", "SCSI.Read6", "SCSI.Read10", "SCSI.Read12"])
-            .chain(["SCSI.Read16", "SCSI.Write10", "SCSI.Write12", "SCSI.Write16", "iSCSI"])
-        {
-            let Some((_, said)) = tool("iscsi-test-cu", &["--dataloss", "-t", family, &program.url(0)]) else { return };
-            assert!(said.contains("Run Summary"), "{family}: {said}");
-            let failed = said.lines().any(|line| line.trim_start().starts_with("FAILED"));
-            assert!(!failed && said.contains("passed"), "{family}, {options}: {said}");
-        }
-        drop(program);
-        directory.clear();
+    let program = Program::start(&directory, &["size=256M,thin"]);
+    let Some((_, said)) = tool("iscsi-test-cu", &["--dataloss", "--test=ALL", &program.url(0)]) else { return };
+    assert!(said.contains("Run Summary"), "{said}");
+    let mut suite = "";
+    for line in said.lines().map(str::trim_start) {
+        suite = line.strip_prefix("Suite: ").unwrap_or(suite);
+        // The suite prints [FAILED] also where a refusal is what it wants; the verdict stands alone.
+        assert!(!line.starts_with("FAILED"), "{suite}: {line}");
+        assert!(!line.contains("[SKIPPED]") || MAY_SKIP.contains(&suite), "{suite}: {line}");
     }
+}
+
+#[test]
+fn the_conformance_suite_finds_nothing_on_a_full_unit_of_large_blocks() {
+    let directory = Directory::new();
+    let program = Program::start(&directory, &["size=128M,block=4096"]);
+    let Some((_, said)) = tool("iscsi-test-cu", &["--dataloss", "--test=ALL", &program.url(0)]) else { return };
+    assert!(said.contains("Run Summary"), "{said}");
+    let failed: Vec<_> = said.lines().filter(|line| line.trim_start().starts_with("FAILED")).collect();
+    assert!(failed.is_empty(), "{said}");
+}
+
+#[test]
+fn reservations_survive_a_restart_if_they_are_to() {
+    let directory = Directory::new();
+    let mut program = Program::start(&directory, &["size=1M"]);
+    let mut first = Initiator::login(program.address, TARGET, 1).expect("the login succeeds");
+    let mut list = [0u8; 24];
+    list[15] = 7;
+    list[20] = 1;
+    let reserve = |initiator: &mut Initiator, action: u8, kind: u8, list: [u8; 24]| {
+        let mut cdb = Cdb::default();
+        (cdb.0[0], cdb.0[1], cdb.0[2], cdb.0[8]) = (0x5f, action, kind, 24);
+        let data = DataPhase::Out { buffers: vec![Bytes::copy_from_slice(&list)] };
+        initiator.run(ScsiCommand { lun: 0, cdb, data }).is_good()
+    };
+    assert!(reserve(&mut first, 0, 0, list));
+    list[7] = 7;
+    assert!(reserve(&mut first, 1, 5, list));
+    assert_eq!(program.terminate(), Some(0));
+    let program = Program::start(&directory, &["size=1M"]);
+    let write = || ScsiCommand::write_16(0, 0, vec![vec![1; 512].into()], 512, false).expect("whole blocks");
+    let mut first = Initiator::login(program.address, TARGET, 1).expect("the login succeeds");
+    let mut other = Initiator::login(program.address, TARGET, 2).expect("the login succeeds");
+    assert!(first.run(write()).is_good());
+    assert_eq!(other.run(write()).status, Status::ReservationConflict);
 }

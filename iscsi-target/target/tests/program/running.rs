@@ -26,12 +26,6 @@ impl Directory {
     pub fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().expect("the temporary directory's name is UTF-8").to_owned()
     }
-
-    /// Removes what is in it.
-    pub fn clear(&self) {
-        std::fs::remove_dir_all(&self.0).expect("the directory can be removed");
-        std::fs::create_dir_all(&self.0).expect("a temporary directory can be made");
-    }
 }
 
 impl Drop for Directory {

@@ -1,0 +1,74 @@
+//! Commands that change reservations.
+//!
+//! A change waits until no write is under way and lets none begin before it counts: after its answer nothing lands of
+//! those whom it shut out.
+
+use std::sync::Arc;
+
+use iscsi_target_proto::scsi::{
+    AdditionalSense, Refusal, ReserveKind, ReserveOutAction, ReserveOutList, Sense, SenseKey, Status,
+};
+use iscsi_target_proto::target::{Command, TaskResult};
+
+use super::{From, Step, take_all, task};
+use crate::unit::LogicalUnit;
+
+/// Longest parameter list, in bytes.
+const LIST_MAX: u32 = 4096;
+
+/// PERSISTENT RESERVE OUT.
+pub fn out(
+    from: &From<'_>,
+    unit: &Arc<LogicalUnit>,
+    command: &Command,
+    action: ReserveOutAction,
+    kind: Option<ReserveKind>,
+    length: u32,
+) -> Result<Step, Sense> {
+    if length > LIST_MAX {
+        return Err(Sense::illegal_request(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR));
+    }
+    let (unit, target, nexus) = (unit.clone(), from.target.clone(), from.nexus.clone());
+    take_all(command, u64::from(length), move |data| async move {
+        let list = match ReserveOutList::parse(action, &data) {
+            Ok(list) => list,
+            Err(sense) => return Ok(sense.into()),
+        };
+        let _gate = unit.gate.write().await;
+        let (changing, by) = (unit.clone(), nexus.clone());
+        let change = move || changing.reservations.change(|table| table.apply(&by, action, kind, &list));
+        Ok(match tokio::task::spawn_blocking(change).await {
+            Ok(Ok(outcome)) => {
+                for (whom, what) in outcome.attentions {
+                    target.raise_attention_of(&whom, unit.number, what);
+                }
+                for whom in &outcome.aborted {
+                    tracing::info!(initiator = %whom.initiator, lun = unit.number, "shut out by PREEMPT AND ABORT");
+                }
+                TaskResult::good(u64::from(length))
+            }
+            Ok(Err(refusal)) => refused(refusal),
+            Err(_) => Sense::new(SenseKey::HardwareError, AdditionalSense::INTERNAL_TARGET_FAILURE).into(),
+        })
+    })
+}
+
+/// RESERVE (6) and RELEASE (6).
+pub fn six(from: &From<'_>, unit: &Arc<LogicalUnit>, is_reserve: bool) -> Result<Step, Sense> {
+    let (unit, nexus) = (unit.clone(), from.nexus.clone());
+    Ok(task(async move {
+        let _gate = unit.gate.write().await;
+        let result = unit.reservations.change(|table| match is_reserve {
+            true => table.reserve_6(&nexus),
+            false => table.release_6(&nexus),
+        });
+        Ok(result.map_or_else(refused, |()| TaskResult::good(0)))
+    }))
+}
+
+fn refused(refusal: Refusal) -> TaskResult {
+    match refusal {
+        Refusal::Conflict => TaskResult::status(Status::ReservationConflict),
+        Refusal::Sense(sense) => sense.into(),
+    }
+}
