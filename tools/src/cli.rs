@@ -1,7 +1,7 @@
 //! Names, options and exit codes of the command line.
 //!
 //! Called as `mkfs.gfs2` or `mount.gfs2` it is that tool and takes that tool's options. Exit codes: 0 done, 1 failed,
-//! 2 wrong usage; mount and umount fail with 32, as mount(8) and umount(8) do.
+//! 2 wrong usage; umount fails with 32, as umount(8) does, and mount with what the mount process says.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -243,7 +243,7 @@ impl Parts {
             _ => self.handle(asked.fh)?.inode(),
         };
         let attributes = self.fs.setattr(inode, convert::set_attributes(&asked)).await?;
-        // No lifetime: the kernel applies this reply without looking at its age (rule 15).
+        // No lifetime: the kernel applies this reply without looking at its age.
         Ok(Answer::Attributes(Box::new(wire::AttrOut { attr: convert::attributes(&attributes), ..Default::default() })))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The kernel sends INTERRUPT once, for any signal, while the caller waits. A wait for a POSIX
 //! lock ends at once with EINTR. Other operations on files must not fail for a signal that has a
-//! handler (rule 19), so they end only when the caller is dying, and since no second INTERRUPT
+//! handler, so they end only when the caller is dying, and since no second INTERRUPT
 //! comes the callers of interrupted requests are looked at from time to time.
 //!
 //! A request that is ended here goes on in the filesystem; only its answer has been given.

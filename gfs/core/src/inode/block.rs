@@ -121,7 +121,7 @@ impl DinodeBlock {
         u8::try_from(self.file_type() >> 12).expect("invariant: the type has four bits")
     }
 
-    /// Sets change and, if `is_content`, modification time: never back (rule 25: another node's
+    /// Sets change and, if `is_content`, modification time: never back (another node's
     /// clock may be ahead).
     pub fn touch(&mut self, now: WallTime, is_content: bool) {
         let head = self.head_mut();

@@ -9,6 +9,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 pub async fn serve(arguments: Arguments, background: Background) -> Result<()> {
     let shown = background::shown_device(&arguments.device);
     let options = &arguments.options;
+    check_mountpoint(&arguments.directory)?;
     let mut device = parts::open_device(&arguments.device, options.is_read_only, Sharing::Shared).await?;
     let superblock = parts::read_superblock(&device, &shown).await?;
     let protocol = parts::lock_protocol(options, &superblock)?;
@@ -163,6 +165,23 @@ impl Mounted {
             End::Unmounted => Ok(()),
         }
     }
+}
+
+/// Looked at before the device is opened: a mount that cannot succeed must not replay a journal.
+fn check_mountpoint(directory: &Path) -> Result<()> {
+    let at = |what: String| format!("mount point {}: {what}", directory.display());
+    let path = directory.canonicalize().map_err(|error| at(error.to_string()))?;
+    let is_mount = |line: &str| {
+        let mut fields = line.split(' ').skip(1);
+        fields.next().map(Path::new) == Some(&path) && fields.next() == Some("fuse.gfs2")
+    };
+    if std::fs::read_to_string("/proc/self/mounts")?.lines().any(is_mount) {
+        return Err(at("there is a Corral mount already; `corral umount` it first".into()).into());
+    }
+    if !path.metadata().map_err(|error| at(error.to_string()))?.is_dir() {
+        return Err(at("not a directory".into()).into());
+    }
+    Ok(())
 }
 
 /// A mount process that is killed for memory takes every user of the mount with it.
