@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::{demo, links, mount, output, sibling, status};
+use crate::{demo, iscsi, links, mount, output, sibling, status};
 
 /// Corral: one GFS2 filesystem on one shared disk, mounted by several machines at once.
 #[derive(Parser, Debug)]
@@ -56,6 +56,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at an iSCSI unit
+    Iscsi {
+        #[command(subcommand)]
+        what: IscsiCommand,
+    },
     /// Start a target and three nodes on this machine (what ./quickstart runs once everything is built)
     Quickstart,
     /// End everything that quickstart started: no process, mount or namespace stays
@@ -68,6 +73,19 @@ enum Command {
     Links {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum IscsiCommand {
+    /// Show the unit's size
+    Capacity {
+        /// iscsi://host[:port]/target-iqn/lun
+        #[arg(value_name = "URL")]
+        url: String,
+        /// As one JSON document
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -102,6 +120,19 @@ fn command(command: Command) -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(e) => failed("corral status", &e.to_string(), 1),
+        },
+        Command::Iscsi { what: IscsiCommand::Capacity { url, json } } => match iscsi::capacity(&url) {
+            Ok(found) => {
+                let (bytes, blocks, block) = (found.size().0, found.sectors, found.sector);
+                match json {
+                    true => output::print_json(
+                        &serde_json::json!({ "bytes": bytes, "blocks": blocks, "block_length": block }),
+                    ),
+                    false => output::print(&iscsi::text(&found)),
+                }
+                ExitCode::SUCCESS
+            }
+            Err(message) => failed("corral iscsi capacity", &message, 1),
         },
         Command::Quickstart => demo::quickstart(),
         Command::Down { purge } => demo::down(purge),

@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod clock;
 pub mod demo;
+pub mod iscsi;
 pub mod links;
 pub mod mount;
 pub mod mounts;
