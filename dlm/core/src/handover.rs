@@ -5,8 +5,8 @@
 //! 1. the leaver freezes the name: requests for it are parked (`Role::Moving`);
 //! 2. `Transfer`: the queues go to the lowest member that has a lock there, which is the master now;
 //! 3. `Redirect`: the directory names the new master;
-//! 4. `Moved` to everybody else with a lock there, who sends what is pending to the new master; what
-//!    was parked is bounced. Requests that the leaver had queued are in the state that was
+//! 4. `Moved` to everybody else with a lock there, who sends what is pending to the new master, and to
+//!    the new master itself, which may forget the name from now on; what was parked is bounced. Requests that the leaver had queued are in the state that was
 //!    transferred, so those that are sent again are recognised by their number.
 //!
 //! The new master is active before the directory names it. That is safe because the old one is
@@ -73,6 +73,7 @@ impl Lockspace {
             return;
         }
         resource.role = Role::Master(queues);
+        resource.is_incoming = true;
         self.send(from, Message::Transferred { name: name.clone() });
         self.send_pending_of(&name);
         self.note_if_unused(&name);
@@ -97,8 +98,12 @@ impl Lockspace {
         let mut told: Vec<_> = moving.queues.entries().map(|entry| entry.key.node).collect();
         told.sort_unstable();
         told.dedup();
+        // The new master as well: from now on it may forget the name.
+        if !told.contains(&moving.to) {
+            told.push(moving.to);
+        }
         for node in told {
-            if node != moving.to && node != self.config.me {
+            if node != self.config.me {
                 self.send(node, Message::Moved { name: name.clone(), master: moving.to });
             }
         }
@@ -110,6 +115,11 @@ impl Lockspace {
     /// The master of a name has handed it to another.
     pub(crate) fn mastership_moved(&mut self, from: NodeId, name: &ResourceName, to: NodeId) {
         let Some(resource) = self.resources.get_mut(name) else { return };
+        if to == self.config.me {
+            resource.is_incoming = false;
+            self.note_if_unused(name);
+            return;
+        }
         if matches!(resource.role, Role::Remote { master } if master == from) {
             resource.role = Role::Remote { master: to };
             self.send_pending_of(name);

@@ -25,6 +25,9 @@ pub(crate) struct Resource {
     pub(crate) unused_since: Option<Instant>,
     /// Whether the list of unused names has it.
     pub(crate) is_listed_unused: bool,
+    /// Mastered here since a leaver handed it over, which the directory does not know yet. Forgotten
+    /// now, it would be named there for ever.
+    pub(crate) is_incoming: bool,
 }
 
 /// What this member is for a name.
@@ -58,12 +61,14 @@ impl Resource {
             parked: VecDeque::new(),
             unused_since: None,
             is_listed_unused: false,
+            is_incoming: false,
         }
     }
 
     /// Nobody here has a lock, and nobody elsewhere that this member masters.
     pub(crate) fn is_unused(&self) -> bool {
         self.local_locks.is_empty()
+            && !self.is_incoming
             && match &self.role {
                 Role::Master(queues) => queues.is_unused(),
                 Role::Remote { .. } => true,
