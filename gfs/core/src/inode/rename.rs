@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::attr::check_name;
 use super::block::DinodeBlock;
-use super::unlink::{names_itself, reference};
+use super::unlink::{ENTRY_DIRECTORY, names_itself, reference};
 use crate::alloc::GroupEdit;
 use crate::api::{InodeNumber, InodeRef, RenameMode};
+use crate::dir::Place;
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::glock::{Glock, GlockKey, Guard, RequestClass, nondisk};
@@ -109,7 +110,10 @@ impl Fs {
             // The target is the directory that the source is in: not empty, and held already.
             return Err(if mode == RenameMode::Exchange { Error::Invalid } else { Error::NotEmpty });
         }
-        let (_guards, mut held) = self.hold_inodes(source_ref, target_ref).await?;
+        let is_directory = |place: &Place| place.record.kind == ENTRY_DIRECTORY;
+        let wanted = std::iter::once((source_ref, is_directory(&source)))
+            .chain(target.as_ref().map(|target| (reference(target), is_directory(target))));
+        let (_guards, mut held) = self.hold_inodes(wanted.collect()).await?;
         let mut target_held = target_ref.map(|_| held.pop().expect("invariant: the target was held"));
         let mut source_held = held.pop().expect("invariant: the source was held");
         if let Some(target) = &target_held
@@ -191,19 +195,20 @@ impl Fs {
         Ok((guards, from_dir, to_dir))
     }
 
-    /// Locks source and target in the order of their numbers; the result has them in that of the
-    /// arguments.
-    async fn hold_inodes(&self, source: InodeRef, target: Option<InodeRef>) -> Result<(Vec<Guard>, Vec<Held>)> {
-        let inodes: Vec<InodeRef> = std::iter::once(source).chain(target).collect();
-        let mut glocks: Vec<_> = inodes.iter().map(|inode| self.inode_glock(inode.number.0)).collect();
-        let in_order = glocks.clone();
-        glocks.sort_by_key(|glock| glock.key());
+    /// Locks inodes, each with whether it is a directory: directories first, since others take a
+    /// file while they hold its directory; then by number. The result has them in the order of
+    /// the arguments.
+    async fn hold_inodes(&self, wanted: Vec<(InodeRef, bool)>) -> Result<(Vec<Guard>, Vec<Held>)> {
+        let mut glocks: Vec<_> =
+            wanted.iter().map(|(inode, is_directory)| (!is_directory, self.inode_glock(inode.number.0))).collect();
+        let in_order: Vec<_> = glocks.iter().map(|(_, glock)| glock.clone()).collect();
+        glocks.sort_by_key(|(is_file, glock)| (*is_file, glock.key()));
         let mut guards = Vec::new();
-        for glock in &glocks {
+        for (_, glock) in &glocks {
             guards.push(glock.exclusive(RequestClass::Passes).await?);
         }
         let mut held = Vec::new();
-        for (inode, glock) in inodes.into_iter().zip(in_order) {
+        for ((inode, _), glock) in wanted.into_iter().zip(in_order) {
             let dinode = self.inode(&glock, inode).await?;
             held.push(Held { inode, glock, dinode });
         }

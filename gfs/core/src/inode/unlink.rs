@@ -152,7 +152,7 @@ impl Fs {
 }
 
 /// `DT_DIR`.
-const ENTRY_DIRECTORY: u8 = 4;
+pub(crate) const ENTRY_DIRECTORY: u8 = 4;
 
 /// An entry that leads back to its own directory.
 pub(crate) fn names_itself(dir: InodeRef) -> Error {
