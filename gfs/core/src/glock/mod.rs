@@ -9,14 +9,17 @@
 //!      +<-------------- demote: drain, flush, forget, unlock -------------+
 //! ```
 //!
-//! - `machine` is one glock: local holders, waiters, and the worker that moves it between states.
+//! - `machine` is one glock as the engine holds and lowers it; `queue` its state and waiters with their rules; `worker`
+//!   the task that moves it between states.
 //! - `table` finds or makes them and knows the lock manager.
 //! - `gate` decides which requests are served while the kernel's caches are drained.
 
 pub mod gate;
 mod guard;
 mod machine;
+mod queue;
 mod table;
+mod worker;
 
 use std::fmt;
 
