@@ -12,12 +12,48 @@ pub mod flags {
     pub const FLUSH_NORMAL: u32 = 0x0000_0002;
     pub const FLUSH_SYNC: u32 = 0x0000_0004;
     pub const FLUSH_SHUTDOWN: u32 = 0x0000_0008;
+    pub const FLUSH_FREEZE: u32 = 0x0000_0010;
     pub const RECOVERY: u32 = 0x0000_0020;
     pub const USERSPACE: u32 = 0x8000_0000;
     /// Why it was flushed (`GFS2_LFC_*`); informative.
     pub const CAUSE_SHUTDOWN: u32 = 0x0000_0100;
     pub const CAUSE_DEMOTE: u32 = 0x0000_0800;
     pub const CAUSE_SYNC: u32 = 0x0004_0000;
+
+    /// Every flag with its name, as `gfs2_edit` spells it, by rising bit.
+    pub const NAMES: [(u32, &str); 26] = [
+        (UNMOUNT, "UNMOUNT"),
+        (FLUSH_NORMAL, "NORMAL"),
+        (FLUSH_SYNC, "SYNC"),
+        (FLUSH_SHUTDOWN, "SHUTDOWN"),
+        (FLUSH_FREEZE, "FREEZE"),
+        (RECOVERY, "RECOVERY"),
+        (USERSPACE, "USERSPACE"),
+        (CAUSE_SHUTDOWN, "SHUTDOWN"),
+        (0x0000_0200, "JDATA_WPAGES"),
+        (0x0000_0400, "SET_FLAGS"),
+        (CAUSE_DEMOTE, "AIL_EMPTY_GL"),
+        (0x0000_1000, "AIL_FLUSH"),
+        (0x0000_2000, "RGRP_GO_SYNC"),
+        (0x0000_4000, "INODE_GO_SYNC"),
+        (0x0000_8000, "INODE_GO_INVAL"),
+        (0x0001_0000, "FREEZE_GO_SYNC"),
+        (0x0002_0000, "KILL_SB"),
+        (CAUSE_SYNC, "DO_SYNC"),
+        (0x0008_0000, "INPLACE_RESERVE"),
+        (0x0010_0000, "WRITE_INODE"),
+        (0x0020_0000, "MAKE_FS_RO"),
+        (0x0040_0000, "SYNC_FS"),
+        (0x0080_0000, "EVICT_INODE"),
+        (0x0100_0000, "TRANS_END"),
+        (0x0200_0000, "LOGD_JFLUSH_REQD"),
+        (0x0400_0000, "LOGD_AIL_FLUSH_REQD"),
+    ];
+
+    /// The names of the flags that are set; what has no name is left out.
+    pub fn names(flags: u32) -> impl Iterator<Item = &'static str> {
+        NAMES.into_iter().filter(move |(flag, _)| flags & flag != 0).map(|(_, name)| name)
+    }
 }
 
 /// `struct gfs2_log_header`: one per commit. Version 1 ends with `hash`.
@@ -122,3 +158,14 @@ pub struct LogDescriptor {
 }
 
 const _: () = assert!(size_of::<LogDescriptor>() == 72);
+
+impl std::fmt::Display for LogHeaderError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotALogHeader => write!(f, "not a log header"),
+            Self::Hash => write!(f, "the checksum of its first {LOG_HEADER_V1_BYTES} bytes is wrong"),
+            Self::Crc => write!(f, "the checksum of the rest of its block is wrong"),
+            Self::Block { expected, found } => write!(f, "expected log block {expected}, found {found}"),
+        }
+    }
+}
