@@ -1,33 +1,32 @@
 //! One connection: moves bytes, time and results between socket, session and devices. Decides nothing about iSCSI.
 //!
-//! One task owns all of it, so nothing is locked. In each round it takes what the devices finished, reads once, lets
-//! the session work, and writes everything that came of it with one call.
+//! One thread owns all of it, so nothing is locked and nobody else is woken for it. In each round it takes what the
+//! devices finished, reads once, lets the session work, and writes everything that came of it with one call; then it sleeps
+//! until the socket, a device or somebody else has something for it (`park.rs`).
 
-use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
-use std::io::{IoSlice, Result as IoResult};
-use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::{ErrorKind, IoSlice, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base::{BoxFuture, Instant};
 use bytes::Buf;
 use iscsi_target_proto::pdu::{LoginStatus, TaskFunction, TaskManagementResponse};
-use iscsi_target_proto::scsi::AdditionalSense;
+use iscsi_target_proto::scsi::{AdditionalSense, Status};
 use iscsi_target_proto::target::{
     CloseReason, Command, Input, Output, PortalTarget, TargetConfig, TargetSession, TaskId, TaskResult,
 };
-use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Sleep;
 use tracing::{debug, info};
 
+use crate::attention::Attentions;
 use crate::execute::{self, Job, ReadPlan, Step, WritePlan};
 use crate::inflight::InFlight;
+use crate::park::Parker;
 use crate::registry::{Membership, PORTAL_GROUP, Target};
+use crate::system;
 
 /// Most slices in one write.
 const SLICES_MAX: usize = 64;
@@ -48,17 +47,26 @@ pub struct Connection {
     writes: HashMap<TaskId, WritePlan>,
     /// Reads that wait for memory, oldest first.
     reads: VecDeque<(TaskId, ReadPlan)>,
+    /// Task management that waits for the end of writes of other sessions.
+    managements: HashSet<TaskId>,
     /// Buffers of reads that were begun and not answered, in bytes.
     read_memory: u64,
     establishing: Option<BoxFuture<'static, Result<Membership, LoginStatus>>>,
     membership: Option<Membership>,
+    /// What others may want of the connection; looked at when a waker was called.
+    calls: Vec<BoxFuture<'static, Call>>,
     clock: Clock,
-    timer: Pin<Box<Sleep>>,
-    /// What the timer is set to.
-    armed: Option<Instant>,
-    /// Dropped when the program is to stop.
-    stop: watch::Receiver<()>,
+    /// The socket may have something to read.
+    is_readable: bool,
+    /// The socket took less than there was.
+    is_full: bool,
     who: String,
+}
+
+/// What somebody else wants of a connection.
+enum Call {
+    /// To end, and why.
+    End(&'static str),
 }
 
 impl Connection {
@@ -67,10 +75,15 @@ impl Connection {
         peer: SocketAddr,
         target: Arc<Target>,
         portals: Arc<[SocketAddr]>,
-        stop: watch::Receiver<()>,
+        mut stop: watch::Receiver<()>,
     ) -> Self {
         let clock = Clock::new();
         let session = TargetSession::new(TargetConfig::default(), clock.now());
+        let stopped = async move {
+            // Its sender is dropped when the program is to stop.
+            let _ = stop.changed().await;
+            Call::End("the target stops")
+        };
         Self {
             stream,
             peer,
@@ -83,48 +96,92 @@ impl Connection {
             read_memory: 0,
             establishing: None,
             membership: None,
-            timer: Box::pin(tokio::time::sleep_until(clock.to_tokio(clock.now()))),
+            calls: vec![Box::pin(stopped)],
             clock,
-            armed: None,
-            stop,
+            is_readable: true,
+            is_full: false,
             who: String::from("?"),
         }
     }
 
-    /// Serves the connection to its end; returns when nothing of it is under way any more.
-    pub async fn run(mut self) {
-        if let Err(error) = self.stream.set_nodelay(true) {
-            debug!(peer = %self.peer, %error, "cannot set TCP_NODELAY");
-        }
-        let mut stop = self.stop.clone();
-        let leave = Arc::new(tokio::sync::Notify::new());
-        let reason = loop {
-            let leaves = self.membership.as_ref().map_or(&leave, |membership| &membership.leave).clone();
-            let had_membership = self.membership.is_some();
-            let why = tokio::select! {
-                biased;
-                ended = poll_fn(|context| self.poll_round(context, had_membership)) => ended,
-                () = leaves.notified() => Some("replaced by a new session of the same initiator port".to_owned()),
-                _ = stop.changed() => Some("the target stops".to_owned()),
-            };
-            if let Some(why) = why {
-                break why;
-            }
+    /// Serves the connection to its end, on the caller's thread; returns when nothing of it is under way any more.
+    pub fn run(mut self) {
+        let prepared = self.stream.set_nonblocking(true).and_then(|()| self.stream.set_nodelay(true));
+        let parker = match prepared.and_then(|()| Parker::new()) {
+            Ok(parker) => parker,
+            Err(error) => return debug!(peer = %self.peer, %error, "a connection cannot be served"),
         };
+        let waker = parker.waker();
+        let mut context = Context::from_waker(&waker);
+        let reason = self.serve(&parker, &mut context);
         info!(peer = %self.peer, initiator = %self.who, "session ended: {reason}");
-        // Its last answers, as far as the peer takes them; a failure changes nothing any more.
-        let _ = tokio::time::timeout(FAREWELL, poll_fn(|context| self.poll_write_all(context))).await;
+        self.say_farewell(&parker);
         let Self { stream, mut in_flight, membership, .. } = self;
-        drop(stream);
         while !in_flight.is_empty() {
-            poll_fn(|context| in_flight.poll_finished(context)).await;
+            // Taken in vain: nobody waits for it.
+            if in_flight.poll_finished(&mut context).is_pending()
+                && let Err(error) = parker.sleep(&stream, false, false, FAREWELL)
+            {
+                debug!(%error, "a wait failed");
+            }
         }
+        drop(stream);
         drop(membership);
     }
 
-    /// Works until there is nothing to do. Ready with the reason once the session is over, and with `None` when a
-    /// membership was gained.
-    fn poll_round(&mut self, context: &mut Context<'_>, had_membership: bool) -> Poll<Option<String>> {
+    /// Works until the session is over; gives the reason.
+    fn serve(&mut self, parker: &Parker, context: &mut Context<'_>) -> String {
+        let mut is_called = true;
+        loop {
+            if is_called && let Some(reason) = self.answer_calls(context) {
+                return reason;
+            }
+            if let Some(reason) = self.round(context) {
+                return reason;
+            }
+            let read = self.session.wants_input();
+            match parker.sleep(&self.stream, read, self.is_full, self.until_deadline()) {
+                Ok(woken) => {
+                    self.is_readable |= woken.is_readable;
+                    self.is_full &= !woken.is_writable;
+                    is_called = woken.is_called;
+                }
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+
+    fn answer_calls(&mut self, context: &mut Context<'_>) -> Option<String> {
+        for call in &mut self.calls {
+            match call.as_mut().poll(context) {
+                Poll::Ready(Call::End(why)) => return Some(why.to_owned()),
+                Poll::Pending => {}
+            }
+        }
+        if let Some(establishing) = &mut self.establishing
+            && let Poll::Ready(result) = establishing.as_mut().poll(context)
+        {
+            self.establishing = None;
+            let tsih = result.map(|membership| self.join(membership));
+            self.handle(Input::Established(tsih));
+            // What they wait for from now on.
+            return self.answer_calls(context);
+        }
+        None
+    }
+
+    /// Notes the session's place in the registry; gives its handle.
+    fn join(&mut self, membership: Membership) -> u16 {
+        let leave = membership.leave.clone();
+        self.calls.push(Box::pin(async move {
+            leave.notified().await;
+            Call::End("replaced by a new session of the same initiator port")
+        }));
+        self.membership.insert(membership).tsih
+    }
+
+    /// Works until there is nothing to do; gives the reason once the session is over.
+    fn round(&mut self, context: &mut Context<'_>) -> Option<String> {
         loop {
             let mut is_idle = true;
             while let Poll::Ready((task, memory, result)) = self.in_flight.poll_finished(context) {
@@ -132,46 +189,26 @@ impl Connection {
                 self.finish(task, result);
                 is_idle = false;
             }
-            if let Some(establishing) = &mut self.establishing
-                && let Poll::Ready(result) = establishing.as_mut().poll(context)
-            {
-                self.establishing = None;
-                let tsih = result.map(|membership| self.membership.insert(membership).tsih);
-                self.handle(Input::Established(tsih));
+            if self.is_readable && self.session.wants_input() {
+                self.receive();
                 is_idle = false;
             }
-            if self.session.wants_input() {
-                let read = pin!(self.stream.read_buf(self.session.receive_buffer())).poll(context);
-                if let Poll::Ready(read) = read {
-                    self.handle(match read {
-                        Ok(0) => Input::StreamEnded { what: "closed by the initiator".to_owned() },
-                        Ok(_) => Input::Received,
-                        Err(error) => Input::StreamEnded { what: error.to_string() },
-                    });
-                    is_idle = false;
-                }
-            }
-            if self.poll_timer(context) {
+            if self.session.next_deadline().is_some_and(|deadline| deadline <= self.clock.now()) {
                 self.handle(Input::Timer);
                 is_idle = false;
             }
             if let Some(reason) = self.follow_outputs() {
-                return Poll::Ready(Some(reason.to_string()));
+                return Some(reason.to_string());
             }
-            match self.poll_write(context) {
-                Poll::Ready(Ok(written)) => is_idle &= written == 0,
-                Poll::Ready(Err(error)) => {
-                    self.handle(Input::StreamEnded { what: error.to_string() });
-                    is_idle = false;
-                }
-                Poll::Pending => {}
+            if self.establishing.is_some()
+                && let Some(reason) = self.answer_calls(context)
+            {
+                return Some(reason);
             }
+            is_idle &= !self.send();
             self.begin_reads();
-            if self.membership.is_some() && !had_membership {
-                return Poll::Ready(None);
-            }
             if is_idle {
-                return Poll::Pending;
+                return None;
             }
         }
     }
@@ -214,19 +251,7 @@ impl Connection {
                 }
                 Output::TaskManagement { task, function, lun } => {
                     debug!(initiator = %self.who, ?function, "task management");
-                    let response = match lun.number().filter(|number| self.target.unit(*number).is_some()) {
-                        Some(number) => {
-                            if function == TaskFunction::LogicalUnitReset {
-                                if let Some(unit) = self.target.unit(number) {
-                                    unit.reservations.end_reserve_6(None);
-                                }
-                                self.target.raise_attention(number, AdditionalSense::BUS_DEVICE_RESET, None);
-                            }
-                            TaskManagementResponse::Complete
-                        }
-                        None => TaskManagementResponse::NoSuchLun,
-                    };
-                    self.handle(Input::TaskManagementDone { task, response });
+                    self.manage(task, function, lun.number());
                 }
                 Output::SendTargets { task, which } => {
                     let targets = self.visible_targets(&which);
@@ -280,7 +305,44 @@ impl Connection {
         }
     }
 
+    /// The part of task management that concerns other sessions. It is answered when the last write that it ends has
+    /// ended.
+    fn manage(&mut self, task: TaskId, function: TaskFunction, lun: Option<u16>) {
+        let nexus = self.membership.as_ref().and_then(|membership| membership.port.as_ref());
+        let unit = lun.and_then(|number| self.target.unit(number)).cloned();
+        let (Some(unit), Some(nexus)) = (unit, nexus) else {
+            return self.handle(Input::TaskManagementDone { task, response: TaskManagementResponse::NoSuchLun });
+        };
+        match function {
+            TaskFunction::ClearTaskSet => self.target.abort_tasks(unit.number, nexus),
+            TaskFunction::LogicalUnitReset => {
+                self.target.abort_tasks(unit.number, nexus);
+                unit.reservations.end_reserve_6(None);
+                self.target.raise_attention(unit.number, AdditionalSense::BUS_DEVICE_RESET, None);
+            }
+            // The session's own tasks have ended already; the others are not served.
+            _ => return self.handle(Input::TaskManagementDone { task, response: TaskManagementResponse::Complete }),
+        }
+        self.managements.insert(task);
+        self.start(task, 0, execute::writes_ended(unit));
+    }
+
+    /// Ends what waits here and was ended by another session.
+    fn end_aborted(&mut self) {
+        let writes = self.writes.iter().filter(|(_, plan)| plan.is_aborted()).map(|(task, _)| *task);
+        let reads = self.reads.iter().filter(|(_, plan)| plan.is_aborted()).map(|(task, _)| *task);
+        let ended: Vec<TaskId> = writes.chain(reads).collect();
+        self.reads.retain(|(_, plan)| !plan.is_aborted());
+        for task in ended {
+            self.writes.remove(&task);
+            self.finish(task, TaskResult::status(Status::TaskAborted));
+        }
+    }
+
     fn finish(&mut self, task: TaskId, result: TaskResult) {
+        if self.managements.remove(&task) {
+            return self.handle(Input::TaskManagementDone { task, response: TaskManagementResponse::Complete });
+        }
         self.handle(Input::Finished { task, result });
     }
 
@@ -302,40 +364,71 @@ impl Connection {
         vec![PortalTarget { name: self.target.name.clone(), addresses }]
     }
 
-    /// Writes once; gives the number of bytes, 0 if there was nothing to write.
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<IoResult<usize>> {
+    /// Reads once.
+    fn receive(&mut self) {
+        let input = match system::receive(&self.stream, self.session.receive_buffer()) {
+            Ok((0, _)) => Input::StreamEnded { what: "closed by the initiator".to_owned() },
+            Ok((_, is_all_room)) => {
+                // What comes after a short read is told by the next sleep.
+                self.is_readable = is_all_room;
+                Input::Received
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.is_readable = false;
+                return;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => return,
+            Err(error) => Input::StreamEnded { what: error.to_string() },
+        };
+        self.handle(input);
+    }
+
+    /// Writes once, unless the socket is full; says whether something was written, or failed.
+    fn send(&mut self) -> bool {
         let transmit = self.session.transmit();
-        if transmit.is_empty() {
-            return Poll::Ready(Ok(0));
+        if transmit.is_empty() || self.is_full {
+            return false;
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let count = transmit.chunks_vectored(&mut slices);
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, &slices[..count]))?;
-        transmit.advance(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_all(&mut self, context: &mut Context<'_>) -> Poll<IoResult<()>> {
-        while ready!(self.poll_write(context))? > 0 {}
-        Poll::Ready(Ok(()))
-    }
-
-    /// Whether the session's deadline has come. The timer is moved only when it must fire earlier, or has fired.
-    fn poll_timer(&mut self, context: &mut Context<'_>) -> bool {
-        let Some(deadline) = self.session.next_deadline() else { return false };
-        loop {
-            if self.armed.is_none_or(|armed| deadline < armed) {
-                self.timer.as_mut().reset(self.clock.to_tokio(deadline));
-                self.armed = Some(deadline);
-            }
-            if self.timer.as_mut().poll(context).is_pending() {
+        match self.stream.write_vectored(&slices[..count]) {
+            Ok(written) => transmit.advance(written),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.is_full = true;
                 return false;
             }
-            let fired = self.armed.take();
-            if fired.is_some_and(|fired| fired >= deadline) {
-                return true;
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => self.handle(Input::StreamEnded { what: error.to_string() }),
+        }
+        true
+    }
+
+    /// Sends the last answers, as far as the peer takes them; a failure changes nothing any more.
+    fn say_farewell(&mut self, parker: &Parker) {
+        let end = self.clock.now() + FAREWELL;
+        self.is_full = false;
+        while !self.session.transmit().is_empty() {
+            let now = self.clock.now();
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let transmit = self.session.transmit();
+            let count = transmit.chunks_vectored(&mut slices);
+            match self.stream.write_vectored(&slices[..count]) {
+                Ok(written) => transmit.advance(written),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock && now < end => {
+                    let left = Duration::from_nanos(end.as_nanos() - now.as_nanos());
+                    if parker.sleep(&self.stream, false, true, left).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
             }
         }
+    }
+
+    fn until_deadline(&self) -> Duration {
+        let Some(deadline) = self.session.next_deadline() else { return FAREWELL };
+        Duration::from_nanos(deadline.as_nanos().saturating_sub(self.clock.now().as_nanos()))
     }
 }
 
@@ -351,9 +444,5 @@ impl Clock {
 
     fn now(&self) -> Instant {
         Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
-    }
-
-    fn to_tokio(&self, at: Instant) -> tokio::time::Instant {
-        self.origin + Duration::from_nanos(at.as_nanos())
     }
 }

@@ -114,6 +114,20 @@ impl Target {
         }
     }
 
+    /// Ends what one session has waiting on a unit. Whoever calls this holds the unit's gate.
+    pub fn abort_tasks_of(&self, port: &Nexus, unit: u16) {
+        if let Some(entry) = self.sessions().by_port.get(port) {
+            entry.attentions.abort_tasks(unit);
+        }
+    }
+
+    /// Ends what all sessions but that of `except` have waiting on a unit.
+    pub fn abort_tasks(&self, unit: u16, except: &Nexus) {
+        for (_, entry) in self.sessions().by_port.iter().filter(|(port, _)| *port != except) {
+            entry.attentions.abort_tasks(unit);
+        }
+    }
+
     /// The unit with this NAA designator.
     pub fn unit_by_naa(&self, naa: u64) -> Option<&Arc<LogicalUnit>> {
         self.units.values().find(|unit| unit.naa() == naa)

@@ -129,6 +129,7 @@ fn control_page(control: PageControl) -> Vec<u8> {
     out[1] = 10;
     if control != PageControl::Changeable {
         out[3] = 0x10; // queue algorithm modifier 1: commands are carried out in any order
+        out[5] = 0x40; // TAS: what one initiator port ends of another's is answered TASK ABORTED
         out[8..10].copy_from_slice(&[0xff, 0xff]); // busy timeout: unlimited
     }
     out

@@ -21,7 +21,7 @@ pub fn mode_select(
         return Err(Sense::invalid_field(1));
     }
     let (unit, target, nexus) = (unit.clone(), from.target.clone(), from.nexus.clone());
-    take_all(command, u64::from(length), move |data| async move {
+    take_all(from, command, u64::from(length), move |data| async move {
         let change = match parse_mode_select(&unit.mode_profile(), long, &data) {
             Ok(change) => change,
             Err(sense) => return Ok(sense.into()),

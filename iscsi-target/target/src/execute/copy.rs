@@ -10,7 +10,8 @@ use iscsi_target_proto::scsi::{
 };
 use iscsi_target_proto::target::{Command, TaskResult};
 
-use super::{From, Step, take_all};
+use super::{From, Step, refusal, take_all};
+use crate::attention::Origin;
 use crate::unit::LogicalUnit;
 
 /// Results that are kept of one unit.
@@ -54,8 +55,8 @@ pub fn extended_copy(from: &From<'_>, unit: &Arc<LogicalUnit>, command: &Command
     if length > COPY_LIST_MAX {
         return Err(Sense::illegal_request(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR));
     }
-    let (unit, target, nexus) = (unit.clone(), from.target.clone(), from.nexus.clone());
-    take_all(command, u64::from(length), move |data| async move {
+    let (unit, target, origin) = (unit.clone(), from.target.clone(), from.origin());
+    take_all(from, command, u64::from(length), move |data| async move {
         if data.is_empty() {
             return Ok(TaskResult::good(0));
         }
@@ -69,7 +70,7 @@ pub fn extended_copy(from: &From<'_>, unit: &Arc<LogicalUnit>, command: &Command
         for segment in &copy.segments {
             let unit_of = |index: u16| units.get(usize::from(index)).cloned().flatten();
             let ended = match (unit_of(segment.source), unit_of(segment.destination)) {
-                (Some(source), Some(destination)) => copy_segment(&source, &destination, segment, &nexus).await,
+                (Some(source), Some(destination)) => copy_segment(&source, &destination, segment, &origin).await,
                 _ => Ok(Err(copy_aborted(AdditionalSense::UNREACHABLE_COPY_TARGET).into())),
             };
             match ended {
@@ -86,6 +87,7 @@ pub fn extended_copy(from: &From<'_>, unit: &Arc<LogicalUnit>, command: &Command
             }
         }
         if let Some(list) = copy.list {
+            let nexus = origin.nexus;
             unit.copies.add(Ended { nexus, list, is_good: result.status == Status::Good, segments });
         }
         Ok(result)
@@ -119,7 +121,7 @@ async fn copy_segment(
     source: &LogicalUnit,
     destination: &LogicalUnit,
     segment: &Segment,
-    nexus: &Nexus,
+    origin: &Origin,
 ) -> Result<Result<(), TaskResult>, BlockError> {
     let Some((at, to, length)) = ranges(source, destination, segment) else {
         return Ok(Err(copy_aborted(AdditionalSense::NONE).into()));
@@ -135,10 +137,9 @@ async fn copy_segment(
         let offset = if backwards { length - copied - count } else { copied };
         let data = source.device.read(ByteOffset(at + offset), ByteLen(count)).await?;
         let _gate = destination.gate.read().await;
-        let conflicts = source.reservations.conflicts(nexus, Access::Read)
-            || destination.reservations.conflicts(nexus, Access::Write);
-        if conflicts {
-            return Ok(Err(TaskResult::status(Status::ReservationConflict)));
+        let refused = refusal(source, origin, Access::Read).or_else(|| refusal(destination, origin, Access::Write));
+        if let Some(refused) = refused {
+            return Ok(Err(refused));
         }
         destination.device.write(ByteOffset(to + offset), vec![data], destination.durability(false)).await?;
         copied += count;

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use block_core::{BlockError, ByteLen, ByteOffset, Durability};
 use bytes::{Bytes, BytesMut};
 use iscsi_target_proto::scsi::{
-    Access, AdditionalSense, ByteCheck, COMPARE_BLOCKS_MAX, LbaExtent, Nexus, Sense, SenseKey, Status,
-    encode_lba_status, parse_unmap,
+    Access, AdditionalSense, ByteCheck, COMPARE_BLOCKS_MAX, LbaExtent, Sense, SenseKey, encode_lba_status, parse_unmap,
 };
 use iscsi_target_proto::target::{Command, TaskResult};
 
-use super::{From, Step, check_range, check_transfer, check_writable, cut, failure, take, take_all, task, whole};
+use super::{
+    From, Step, check_range, check_transfer, check_writable, cut, failure, refusal, take, take_all, task, whole,
+};
+use crate::attention::Origin;
 use crate::unit::{ATOMIC_MAX, LogicalUnit};
 
 /// Read or written at once, in bytes: a multiple of every block length.
@@ -25,6 +27,7 @@ type Outcome = Result<TaskResult, BlockError>;
 
 /// VERIFY.
 pub fn verify(
+    from: &From<'_>,
     unit: &Arc<LogicalUnit>,
     command: &Command,
     lba: u64,
@@ -44,7 +47,7 @@ pub fn verify(
     }
     let (length, transfer_length) = if check == ByteCheck::Each { (wanted, length) } else { (length, wanted) };
     let unit = unit.clone();
-    take(wanted as u32, move |data| async move {
+    take(from, command, wanted as u32, move |data| async move {
         compare(&unit, at, length, &data).await.map(|result| done(result, transfer_length))
     })
 }
@@ -61,11 +64,11 @@ pub fn write_verify(
     check_writable(unit)?;
     let (at, transfer_length) = check_transfer(unit, lba, blocks)?;
     let length = whole(unit, command, transfer_length);
-    let (unit, nexus) = (unit.clone(), from.nexus.clone());
-    take(length, move |data| async move {
+    let (unit, origin) = (unit.clone(), from.origin());
+    take(from, command, length, move |data| async move {
         let _gate = unit.gate.read().await;
-        if unit.reservations.conflicts(&nexus, Access::Write) {
-            return Ok(TaskResult::status(Status::ReservationConflict));
+        if let Some(refused) = refusal(&unit, &origin, Access::Write) {
+            return Ok(refused);
         }
         if !data.is_empty() {
             unit.device.write(at, vec![data.clone()], Durability::Forced).await?;
@@ -138,11 +141,11 @@ pub fn write_same(
     let block = u64::from(unit.device.geometry().sector);
     let length = blocks * block;
     let wanted = if no_data { 0 } else { block };
-    let (unit, nexus) = (unit.clone(), from.nexus.clone());
-    take_all(command, wanted, move |data| async move {
+    let (unit, origin) = (unit.clone(), from.origin());
+    take_all(from, command, wanted, move |data| async move {
         let _gate = unit.gate.read().await;
-        if unit.reservations.conflicts(&nexus, Access::Write) {
-            return Ok(TaskResult::status(Status::ReservationConflict));
+        if let Some(refused) = refusal(&unit, &origin, Access::Write) {
+            return Ok(refused);
         }
         let is_zero = data.iter().all(|byte| *byte == 0);
         if frees_all || is_zero && unmap {
@@ -181,8 +184,8 @@ pub fn unmap(from: &From<'_>, unit: &Arc<LogicalUnit>, command: &Command, length
         return Err(Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE));
     }
     check_writable(unit)?;
-    let (unit, nexus) = (unit.clone(), from.nexus.clone());
-    take_all(command, u64::from(length), move |data| async move {
+    let (unit, origin) = (unit.clone(), from.origin());
+    take_all(from, command, u64::from(length), move |data| async move {
         let ranges = parse_unmap(&data).and_then(|ranges| {
             ranges.into_iter().map(|(lba, blocks)| check_range(&unit, lba, blocks)).collect::<Result<Vec<_>, _>>()
         });
@@ -191,8 +194,8 @@ pub fn unmap(from: &From<'_>, unit: &Arc<LogicalUnit>, command: &Command, length
             Err(sense) => return Ok(sense.into()),
         };
         let _gate = unit.gate.read().await;
-        if unit.reservations.conflicts(&nexus, Access::Write) {
-            return Ok(TaskResult::status(Status::ReservationConflict));
+        if let Some(refused) = refusal(&unit, &origin, Access::Write) {
+            return Ok(refused);
         }
         for (at, length) in ranges {
             release(&unit, at, length).await?;
@@ -212,9 +215,9 @@ pub fn or_write(
 ) -> Result<Step, Sense> {
     check_writable(unit)?;
     let (at, length) = check_transfer(unit, lba, blocks)?;
-    let (unit, nexus) = (unit.clone(), from.nexus.clone());
-    take_all(command, length, move |data| async move {
-        exclusively(&unit, &nexus, async {
+    let (unit, origin) = (unit.clone(), from.origin());
+    take_all(from, command, length, move |data| async move {
+        exclusively(&unit, &origin, async {
             if length > 0 {
                 let mut blocks = BytesMut::from(&unit.device.read(at, ByteLen(length)).await?[..]);
                 blocks.iter_mut().zip(&data).for_each(|(byte, bits)| *byte |= bits);
@@ -240,10 +243,10 @@ pub fn compare_and_write(
         return Err(Sense::invalid_field(13));
     }
     let (at, length) = check_range(unit, lba, blocks)?;
-    let (unit, nexus) = (unit.clone(), from.nexus.clone());
-    take_all(command, 2 * length, move |mut expected| async move {
+    let (unit, origin) = (unit.clone(), from.origin());
+    take_all(from, command, 2 * length, move |mut expected| async move {
         let new = expected.split_off(length as usize);
-        exclusively(&unit, &nexus, async {
+        exclusively(&unit, &origin, async {
             if let Err(sense) = compare(&unit, at, length, &expected).await? {
                 return Ok(sense.into());
             }
@@ -270,9 +273,9 @@ pub fn write_atomic(
     if blocks > unit.blocks_in(ATOMIC_MAX) {
         return Err(Sense::invalid_field(12));
     }
-    let (unit, nexus) = (unit.clone(), from.nexus.clone());
-    take_all(command, length, move |data| async move {
-        exclusively(&unit, &nexus, async {
+    let (unit, origin) = (unit.clone(), from.origin());
+    take_all(from, command, length, move |data| async move {
+        exclusively(&unit, &origin, async {
             if length > 0 {
                 unit.device.write(at, vec![data], unit.durability(force)).await?;
             }
@@ -283,11 +286,11 @@ pub fn write_atomic(
 }
 
 /// Does `work` while no other write is under way.
-async fn exclusively(unit: &LogicalUnit, nexus: &Nexus, work: impl Future<Output = Outcome>) -> Outcome {
+async fn exclusively(unit: &LogicalUnit, origin: &Origin, work: impl Future<Output = Outcome>) -> Outcome {
     let _gate = unit.gate.write().await;
-    match unit.reservations.conflicts(nexus, Access::Write) {
-        true => Ok(TaskResult::status(Status::ReservationConflict)),
-        false => work.await,
+    match refusal(unit, origin, Access::Write) {
+        Some(refused) => Ok(refused),
+        None => work.await,
     }
 }
 

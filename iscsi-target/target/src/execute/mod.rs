@@ -24,7 +24,7 @@ use iscsi_target_proto::target::{Command, Direction, TaskResult};
 use tokio::sync::OwnedRwLockReadGuard;
 
 pub use self::copy::CopyResults;
-use crate::attention::Attentions;
+use crate::attention::{Attentions, Origin};
 use crate::registry::Target;
 use crate::unit::LogicalUnit;
 
@@ -32,7 +32,14 @@ use crate::unit::LogicalUnit;
 pub struct From<'a> {
     pub target: &'a Arc<Target>,
     pub nexus: &'a Nexus,
-    pub attentions: &'a Attentions,
+    pub attentions: &'a Arc<Attentions>,
+}
+
+impl From<'_> {
+    /// Of the task that begins now.
+    fn origin(&self) -> Origin {
+        Origin::new(self.nexus, self.attentions)
+    }
 }
 
 /// What a command needs next.
@@ -50,6 +57,7 @@ pub enum Step {
 /// A read that can be begun.
 pub struct ReadPlan {
     unit: Arc<LogicalUnit>,
+    origin: Origin,
     at: ByteOffset,
     /// What is read: no more than the initiator expects.
     pub length: u64,
@@ -61,6 +69,8 @@ pub enum WritePlan {
     Medium(MediumWrite),
     /// Any other: `length` bytes from the initiator, then this.
     Other {
+        unit: Option<u16>,
+        origin: Origin,
         length: u32,
         then: Box<dyn FnOnce(Vec<Bytes>) -> Job + Send>,
     },
@@ -69,7 +79,7 @@ pub enum WritePlan {
 /// A write that waits for its data.
 pub struct MediumWrite {
     unit: Arc<LogicalUnit>,
-    nexus: Nexus,
+    origin: Origin,
     at: ByteOffset,
     /// What the initiator sends.
     length: u32,
@@ -169,7 +179,7 @@ fn without_unit(target: &Target, operation: Operation) -> TaskResult {
 
 fn begin_on(from: &From<'_>, unit: &Arc<LogicalUnit>, command: &Command, operation: Operation) -> Step {
     let step = match operation {
-        Operation::Read { lba, blocks, force: _ } => begin_read(unit, command, lba, blocks),
+        Operation::Read { lba, blocks, force: _ } => begin_read(from, unit, command, lba, blocks),
         Operation::Write { lba, blocks, force } => begin_write(from, unit, command, lba, blocks, force),
         Operation::SynchronizeCache { lba, blocks, immediate: _ } => check_range(unit, lba, blocks).map(|_| {
             // The whole device is flushed, and waited for even with IMMED: both are more than was asked.
@@ -178,7 +188,7 @@ fn begin_on(from: &From<'_>, unit: &Arc<LogicalUnit>, command: &Command, operati
         }),
         Operation::WriteAtomic { lba, blocks, force } => medium::write_atomic(from, unit, command, lba, blocks, force),
         Operation::WriteVerify { lba, blocks, check } => medium::write_verify(from, unit, command, lba, blocks, check),
-        Operation::Verify { lba, blocks, check } => medium::verify(unit, command, lba, blocks, check),
+        Operation::Verify { lba, blocks, check } => medium::verify(from, unit, command, lba, blocks, check),
         Operation::WriteSame { lba, blocks, unmap, no_data } => {
             medium::write_same(from, unit, command, (lba, blocks), unmap, no_data)
         }
@@ -247,6 +257,18 @@ fn answer(from: &From<'_>, unit: &Arc<LogicalUnit>, operation: Operation) -> Res
     })
 }
 
+/// What a command is answered that may not be carried out any more, whatever it waited for.
+fn refusal(unit: &LogicalUnit, origin: &Origin, access: Access) -> Option<TaskResult> {
+    let status = if origin.is_aborted(unit.number) {
+        Status::TaskAborted
+    } else if unit.reservations.conflicts(&origin.nexus, access) {
+        Status::ReservationConflict
+    } else {
+        return None;
+    };
+    Some(TaskResult::status(status))
+}
+
 /// The position and length in bytes, if the blocks exist.
 fn check_range(unit: &LogicalUnit, lba: u64, blocks: u32) -> Result<(ByteOffset, u64), Sense> {
     let capacity = unit.capacity();
@@ -281,7 +303,13 @@ fn sends(command: &Command) -> u32 {
     }
 }
 
-fn begin_read(unit: &Arc<LogicalUnit>, command: &Command, lba: u64, blocks: u32) -> Result<Step, Sense> {
+fn begin_read(
+    from: &From<'_>,
+    unit: &Arc<LogicalUnit>,
+    command: &Command,
+    lba: u64,
+    blocks: u32,
+) -> Result<Step, Sense> {
     let (at, transfer_length) = check_transfer(unit, lba, blocks)?;
     let expected = match command.direction {
         Direction::In | Direction::Both => u64::from(command.expected),
@@ -293,7 +321,7 @@ fn begin_read(unit: &Arc<LogicalUnit>, command: &Command, lba: u64, blocks: u32)
         return Ok(Step::Done(TaskResult::good(transfer_length)));
     }
     // A read with FUA needs nothing more: our cache is never behind what was written.
-    Ok(Step::Read(ReadPlan { unit: unit.clone(), at, length, transfer_length }))
+    Ok(Step::Read(ReadPlan { unit: unit.clone(), origin: from.origin(), at, length, transfer_length }))
 }
 
 fn begin_write(
@@ -310,8 +338,8 @@ fn begin_write(
     if length == 0 {
         return Ok(Step::Done(TaskResult::good(transfer_length)));
     }
-    let (unit, nexus) = (unit.clone(), from.nexus.clone());
-    Ok(Step::Write(WritePlan::Medium(MediumWrite { unit, nexus, at, length, transfer_length, is_forced })))
+    let (unit, origin) = (unit.clone(), from.origin());
+    Ok(Step::Write(WritePlan::Medium(MediumWrite { unit, origin, at, length, transfer_length, is_forced })))
 }
 
 /// Only whole blocks are written; what is missing shows as a residual overflow.
@@ -323,19 +351,19 @@ fn whole(unit: &LogicalUnit, command: &Command, transfer_length: u64) -> u32 {
 
 /// A command that takes exactly `length` bytes: another number from the initiator is refused, because half of a list or
 /// of a comparison is none. `work` has them in one piece.
-fn take_all<W, F>(command: &Command, length: u64, work: W) -> Result<Step, Sense>
+fn take_all<W, F>(from: &From<'_>, command: &Command, length: u64, work: W) -> Result<Step, Sense>
 where
     W: FnOnce(Bytes) -> F + Send + 'static,
     F: Future<Output = Result<TaskResult, BlockError>> + Send + 'static,
 {
     match u64::from(sends(command)) == length {
-        true => take(length as u32, work),
+        true => take(from, command, length as u32, work),
         false => Err(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB)),
     }
 }
 
 /// A command that takes the first `length` bytes of what the initiator sends.
-fn take<W, F>(length: u32, work: W) -> Result<Step, Sense>
+fn take<W, F>(from: &From<'_>, command: &Command, length: u32, work: W) -> Result<Step, Sense>
 where
     W: FnOnce(Bytes) -> F + Send + 'static,
     F: Future<Output = Result<TaskResult, BlockError>> + Send + 'static,
@@ -344,11 +372,20 @@ where
         return Ok(task(work(Bytes::new())));
     }
     let then = Box::new(move |data| job(work(joined(data))));
-    Ok(Step::Write(WritePlan::Other { length, then }))
+    let (unit, origin) = (command.lun.number(), from.origin());
+    Ok(Step::Write(WritePlan::Other { unit, origin, length, then }))
 }
 
 fn task(work: impl Future<Output = Result<TaskResult, BlockError>> + Send + 'static) -> Step {
     Step::Run(job(work))
+}
+
+/// Completes when every write that the unit's device has now is over.
+pub fn writes_ended(unit: Arc<LogicalUnit>) -> Job {
+    Job::Task(Box::pin(async move {
+        drop(unit.gate.write().await);
+        TaskResult::good(0)
+    }))
 }
 
 /// A failure of the device is told as one of writing; [`medium`] tells those of reading itself.
@@ -357,6 +394,11 @@ fn job(work: impl Future<Output = Result<TaskResult, BlockError>> + Send + 'stat
 }
 
 impl ReadPlan {
+    /// Whether somebody else has ended the command.
+    pub fn is_aborted(&self) -> bool {
+        self.origin.is_aborted(self.unit.number)
+    }
+
     pub fn begin(self) -> Job {
         let answer = self.unit.device.read(self.at, ByteLen(self.length));
         Job::Read { answer, transfer_length: self.transfer_length }
@@ -369,6 +411,14 @@ impl WritePlan {
         match self {
             Self::Medium(write) => write.length,
             Self::Other { length, .. } => *length,
+        }
+    }
+
+    /// Whether somebody else has ended the command.
+    pub fn is_aborted(&self) -> bool {
+        match self {
+            Self::Medium(write) => write.origin.is_aborted(write.unit.number),
+            Self::Other { unit, origin, .. } => unit.is_some_and(|unit| origin.is_aborted(unit)),
         }
     }
 
@@ -391,8 +441,8 @@ impl WritePlan {
 impl MediumWrite {
     /// Reservations may have changed while the data was on its way.
     fn begin(self, data: Vec<Bytes>, gate: OwnedRwLockReadGuard<()>) -> Job {
-        if self.unit.reservations.conflicts(&self.nexus, Access::Write) {
-            return Job::Task(Box::pin(async { TaskResult::status(Status::ReservationConflict) }));
+        if let Some(refused) = refusal(&self.unit, &self.origin, Access::Write) {
+            return Job::Task(Box::pin(async { refused }));
         }
         let data = whole_blocks(data, self.unit.device.geometry().sector);
         let durability = self.unit.durability(self.is_forced);

@@ -1,7 +1,8 @@
 //! Commands that change reservations.
 //!
 //! A change waits until no write is under way and lets none begin before it counts: after its answer nothing lands of
-//! those whom it shut out.
+//! those whom it shut out. PREEMPT AND ABORT also ends whatever the preempted have waiting, be it for data, for memory or for the
+//! unit's gate, even where no reservation is left that their writes would conflict with.
 
 use std::sync::Arc;
 
@@ -28,14 +29,17 @@ pub fn out(
     if length > LIST_MAX {
         return Err(Sense::illegal_request(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR));
     }
-    let (unit, target, nexus) = (unit.clone(), from.target.clone(), from.nexus.clone());
-    take_all(command, u64::from(length), move |data| async move {
+    let (unit, target, origin) = (unit.clone(), from.target.clone(), from.origin());
+    take_all(from, command, u64::from(length), move |data| async move {
         let list = match ReserveOutList::parse(action, &data) {
             Ok(list) => list,
             Err(sense) => return Ok(sense.into()),
         };
         let _gate = unit.gate.write().await;
-        let (changing, by) = (unit.clone(), nexus.clone());
+        if origin.is_aborted(unit.number) {
+            return Ok(TaskResult::status(Status::TaskAborted));
+        }
+        let (changing, by) = (unit.clone(), origin.nexus.clone());
         let change = move || changing.reservations.change(|table| table.apply(&by, action, kind, &list));
         Ok(match tokio::task::spawn_blocking(change).await {
             Ok(Ok(outcome)) => {
@@ -43,6 +47,7 @@ pub fn out(
                     target.raise_attention_of(&whom, unit.number, what);
                 }
                 for whom in &outcome.aborted {
+                    target.abort_tasks_of(whom, unit.number);
                     tracing::info!(initiator = %whom.initiator, lun = unit.number, "shut out by PREEMPT AND ABORT");
                 }
                 TaskResult::good(u64::from(length))
@@ -55,12 +60,15 @@ pub fn out(
 
 /// RESERVE (6) and RELEASE (6).
 pub fn six(from: &From<'_>, unit: &Arc<LogicalUnit>, is_reserve: bool) -> Result<Step, Sense> {
-    let (unit, nexus) = (unit.clone(), from.nexus.clone());
+    let (unit, origin) = (unit.clone(), from.origin());
     Ok(task(async move {
         let _gate = unit.gate.write().await;
+        if origin.is_aborted(unit.number) {
+            return Ok(TaskResult::status(Status::TaskAborted));
+        }
         let result = unit.reservations.change(|table| match is_reserve {
-            true => table.reserve_6(&nexus),
-            false => table.release_6(&nexus),
+            true => table.reserve_6(&origin.nexus),
+            false => table.release_6(&origin.nexus),
         });
         Ok(result.map_or_else(refused, |()| TaskResult::good(0)))
     }))
