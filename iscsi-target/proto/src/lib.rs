@@ -7,6 +7,7 @@
 //! Whatever a peer sends, the answer is an event, a refusal or a [`error::WireError`] that names what was wrong and
 //! where; never a panic, and never more memory than the limits that were declared.
 
+pub mod chap;
 pub mod error;
 pub mod initiator;
 pub mod negotiate;

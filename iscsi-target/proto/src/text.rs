@@ -48,6 +48,11 @@ impl Parameters {
         self.pairs.push((key.to_owned(), value.into()));
     }
 
+    /// Appends all pairs of another list.
+    pub fn append(&mut self, more: Self) {
+        self.pairs.extend(more.pairs);
+    }
+
     /// The value of the first pair with this key.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.iter().find(|(k, _)| *k == key).map(|(_, v)| v)

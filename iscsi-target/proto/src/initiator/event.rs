@@ -1,8 +1,10 @@
 //! The whole vocabulary between an [`InitiatorSession`](super::InitiatorSession) and its shell.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::chap::{CHALLENGE_LENGTH, ChapIdentity};
 use crate::error::{ProtocolError, WireError};
 use crate::negotiate::{Negotiated, Willing};
 use crate::pdu::{LoginStatus, TaskManagementResponse};
@@ -49,6 +51,9 @@ pub enum Credentials {
     /// AuthMethod=None only.
     #[default]
     None,
+    /// CHAP, and mutual CHAP if the identity says what the target has to prove. `random` comes from the operating
+    /// system's generator, fresh for each session.
+    Chap { identity: Arc<ChapIdentity>, random: [u8; CHALLENGE_LENGTH + 1] },
 }
 
 /// The shell's number for a command.
@@ -116,8 +121,10 @@ pub enum CloseReason {
     LoggedOut,
     /// The target refused the login; [`LoginStatus::is_transient`] says whether trying again may help.
     LoginRefused { status: LoginStatus, redirect: Option<String> },
-    /// The target wants an authentication that was not offered, or could not prove who it is.
+    /// The target wants an authentication that was not offered.
     AuthenticationImpossible { wanted: String },
+    /// The target was to prove who it is (mutual CHAP), and does not.
+    TargetUnproven { why: &'static str },
     /// The login did not end in time.
     LoginTimedOut,
     /// The target did not answer a sign of life.
@@ -151,6 +158,7 @@ impl fmt::Display for CloseReason {
             Self::AuthenticationImpossible { wanted } => {
                 write!(f, "the target asks for authentication by {wanted}, which is not configured")
             }
+            Self::TargetUnproven { why } => write!(f, "the target does not prove who it is: {why}"),
             Self::LoginTimedOut => write!(f, "the login did not end in time"),
             Self::PeerSilent => write!(f, "the target gives no sign of life"),
             Self::StreamEnded { what } => write!(f, "the connection is gone: {what}"),

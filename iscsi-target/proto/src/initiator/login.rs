@@ -1,11 +1,13 @@
 //! The login phase, seen from the initiator: who we are, then what we agree on, then commands.
 //!
 //! ```text
-//! Security ──(AuthMethod=None agreed)──► Operational ──(offers answered)──► FullFeature
+//! Security ──(who we are is proved)──► Operational ──(offers answered)──► FullFeature
 //! ```
-//! Owned by the session, which sends what [`Login`] asks for. CHAP will be further steps of the security stage.
+//! Owned by the session, which sends what [`Login`] asks for. With CHAP the security stage takes several requests; it
+//! ends when we asked for its end and the target agrees, and never before the target's own proof where we want one.
 
 use super::event::{CloseReason, Credentials, InitiatorConfig};
+use crate::chap::{ProofError, Prover, is_security_key};
 use crate::error::ProtocolError;
 use crate::negotiate::{self, Negotiated};
 use crate::pdu::{
@@ -17,6 +19,8 @@ use crate::text::{Collector, Parameters};
 #[derive(Debug)]
 pub(super) struct Login {
     stage: LoginStage,
+    /// `None`: there is nothing to prove.
+    prover: Option<Prover>,
     answers: Collector,
     negotiated: Negotiated,
     rounds: u32,
@@ -44,8 +48,13 @@ const ROUNDS_MAX: u32 = 32;
 impl Login {
     /// The login and its first request.
     pub(super) fn new(config: &InitiatorConfig) -> (Self, Request) {
+        let prover = match &config.credentials {
+            Credentials::None => None,
+            Credentials::Chap { identity, random } => Some(Prover::new(identity.clone(), *random)),
+        };
         let login = Self {
             stage: LoginStage::Security,
+            prover,
             answers: Collector::default(),
             negotiated: Negotiated::default(),
             rounds: 0,
@@ -59,10 +68,9 @@ impl Login {
             }
             None => parameters.push("SessionType", "Discovery"),
         }
-        match config.credentials {
-            Credentials::None => parameters.push("AuthMethod", "None"),
-        }
-        let request = login.request(config, Some(LoginStage::Operational), parameters);
+        parameters.push("AuthMethod", login.prover.as_ref().map_or("None", Prover::methods));
+        let next = login.prover.is_none().then_some(LoginStage::Operational);
+        let request = login.request(config, next, parameters);
         (login, request)
     }
 
@@ -98,6 +106,14 @@ impl Login {
             return Ok(LoginStep::Send(self.request(config, None, Parameters::new())));
         }
         let answers = self.answers.finish().map_err(misbehaved)?;
+        if let Some(request) = self.prove(config, &answers, at_byte)? {
+            // Our next proof; the target cannot have agreed to the end of a stage that we did not ask for.
+            return if header.flags & FINAL == 0 {
+                Ok(LoginStep::Send(request))
+            } else {
+                Err(bad_field("T", header.flags))
+            };
+        }
         self.take_answers(config, &answers, at_byte)?;
         if header.flags & FINAL == 0 {
             let next = match self.stage {
@@ -117,6 +133,28 @@ impl Login {
         }
     }
 
+    /// Takes the authentication's part of an answer; gives the request that goes on with it, if it goes on.
+    fn prove(
+        &mut self,
+        config: &InitiatorConfig,
+        answers: &Parameters,
+        at_byte: u64,
+    ) -> Result<Option<Request>, CloseReason> {
+        let Some(prover) = self.prover.as_mut().filter(|_| self.stage == LoginStage::Security) else {
+            return Ok(None);
+        };
+        match prover.answer(answers) {
+            Ok(None) => Ok(None),
+            Ok(Some(answer)) => {
+                let next = prover.is_last_answer().then_some(LoginStage::Operational);
+                Ok(Some(self.request(config, next, answer)))
+            }
+            Err(ProofError::OtherMethod { wanted }) => Err(CloseReason::AuthenticationImpossible { wanted }),
+            Err(ProofError::TargetUnproven { why }) => Err(CloseReason::TargetUnproven { why }),
+            Err(ProofError::Protocol(cause)) => Err(CloseReason::misbehaved(at_byte, cause)),
+        }
+    }
+
     fn take_answers(
         &mut self,
         config: &InitiatorConfig,
@@ -125,6 +163,7 @@ impl Login {
     ) -> Result<(), CloseReason> {
         for (key, value) in answers.iter() {
             match key {
+                _ if self.prover.is_some() && is_security_key(key) => {}
                 "AuthMethod" if value != "None" => {
                     return Err(CloseReason::AuthenticationImpossible { wanted: value.to_owned() });
                 }

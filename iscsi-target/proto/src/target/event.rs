@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::chap::ChapDemand;
 use crate::error::WireError;
 use crate::negotiate::{Negotiated, Willing};
 use crate::pdu::{LoginStatus, LunField, TaskFunction, TaskManagementResponse};
@@ -61,6 +62,10 @@ pub enum LoginDecision {
 pub enum Authentication {
     /// Nothing (AuthMethod=None).
     None,
+    /// That it knows the secret of one of the users of a [`ChapPolicy`](crate::chap::ChapPolicy): the target's for a
+    /// normal session, discovery's own for a discovery session. A wrong or missing proof ends the login with
+    /// status 0201 (authentication failure), and the initiator learns nothing else.
+    Chap(ChapDemand),
 }
 
 /// Names a task within its session; never used twice.

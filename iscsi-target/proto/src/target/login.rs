@@ -4,9 +4,11 @@
 //! Fresh ──(first request)──► Deciding ──(Accept)──► Negotiating ──(transit to full feature)──► Ending ──► done
 //!                               └──(Refuse)──► refused        └── requests in both stages ──┘
 //! ```
+//! Where the decision asks for a proof, no request leads out of the security stage before it was given.
 //! Owned by the session, which fills in the numbers and sends what [`LoginStep`] says.
 
 use super::event::{Authentication, LoginDecision, LoginIdentity};
+use crate::chap::{Authenticator, Verified, is_security_key};
 use crate::negotiate::{NOT_UNDERSTOOD, Negotiated, REJECT, Willing};
 use crate::pdu::{CONTINUE, FINAL, LoginRequestHeader, LoginStage, LoginStatus};
 use crate::text::{Collector, Parameters};
@@ -18,6 +20,8 @@ pub(super) struct TargetLogin {
     progress: Progress,
     stage: Option<LoginStage>,
     identity: Option<LoginIdentity>,
+    /// What the initiator has to prove; `None`: nothing.
+    authenticator: Option<Authenticator>,
     gathered: Collector,
     negotiated: Negotiated,
     portal_group: u16,
@@ -75,6 +79,7 @@ impl TargetLogin {
             progress: Progress::Fresh,
             stage: None,
             identity: None,
+            authenticator: None,
             gathered: Collector::default(),
             negotiated: Negotiated::default(),
             portal_group: 0,
@@ -105,8 +110,12 @@ impl TargetLogin {
         };
         Some(match decision {
             LoginDecision::Refuse(status) => refuse(header, (status, "refused by the target's rules".to_owned())),
-            LoginDecision::Accept { portal_group, authentication: Authentication::None } => {
+            LoginDecision::Accept { portal_group, authentication } => {
                 self.portal_group = portal_group;
+                self.authenticator = match authentication {
+                    Authentication::None => None,
+                    Authentication::Chap(demand) => Some(Authenticator::new(demand)),
+                };
                 self.negotiate(willing, header, &parameters).unwrap_or_else(|refusal| refuse(header, refusal))
             }
         })
@@ -195,9 +204,13 @@ impl TargetLogin {
             self.has_named_portal_group = true;
             answers.push("TargetPortalGroupTag", self.portal_group.to_string());
         }
+        let next = if header.flags & FINAL != 0 { LoginStage::next(header.flags) } else { None };
+        let next = self.authenticate(next, parameters, &mut answers)?;
         for (key, value) in parameters.iter() {
             match key {
                 "InitiatorName" | "InitiatorAlias" | "SessionType" | "TargetName" => {}
+                // Taken care of above.
+                _ if self.authenticator.is_some() && is_security_key(key) => {}
                 "AuthMethod" => {
                     if !value.split(',').any(|method| method == "None") {
                         let why = format!("authentication by {value} is not set up");
@@ -225,7 +238,6 @@ impl TargetLogin {
         if answers.encode().len() > LOGIN_DATA_LIMIT as usize {
             return Err((LoginStatus::INITIATOR_ERROR, "the answers do not fit into a login response".to_owned()));
         }
-        let next = if header.flags & FINAL != 0 { LoginStage::next(header.flags) } else { None };
         let response = self.response(header, next, answers);
         match (next, &self.identity) {
             (Some(LoginStage::FullFeature), Some(identity)) => {
@@ -238,6 +250,33 @@ impl TargetLogin {
                 Ok(LoginStep::Send(response))
             }
             (None, _) => Ok(LoginStep::Send(response)),
+        }
+    }
+
+    /// Takes a request's part in the authentication; gives the stage to go on to, which is none before its end.
+    fn authenticate(
+        &mut self,
+        next: Option<LoginStage>,
+        parameters: &Parameters,
+        answers: &mut Parameters,
+    ) -> Result<Option<LoginStage>, Refusal> {
+        let Some(authenticator) = &mut self.authenticator else { return Ok(next) };
+        let failed = |why: String| (LoginStatus::AUTHENTICATION_FAILURE, why);
+        if self.stage != Some(LoginStage::Security) && !authenticator.is_proved() {
+            return Err(failed("the initiator leaves the authentication out, and CHAP is needed".to_owned()));
+        }
+        match authenticator.request(parameters).map_err(failed)? {
+            Verified::Continue(_) if next.is_some() && !authenticator.has_begun() => {
+                Err(failed("the initiator offers no authentication, and CHAP is needed".to_owned()))
+            }
+            Verified::Continue(more) => {
+                answers.append(more);
+                Ok(None)
+            }
+            Verified::Proved(more) => {
+                answers.append(more);
+                Ok(next)
+            }
         }
     }
 

@@ -62,6 +62,9 @@ pub struct Pair {
     pub target_closed: Option<target::CloseReason>,
     pub aborted: Vec<TaskId>,
     pub targets: Vec<PortalTarget>,
+    /// What the target asks of normal and of discovery sessions.
+    pub authentication: Authentication,
+    pub discovery_authentication: Authentication,
     pending: Vec<Pending>,
     writes: HashMap<TaskId, usize>,
     to_target: Vec<u8>,
@@ -84,6 +87,8 @@ impl Pair {
             target_closed: None,
             aborted: Vec::new(),
             targets: vec![PortalTarget { name: TARGET_NAME.to_owned(), addresses: vec!["[::1]:3260,1".to_owned()] }],
+            authentication: Authentication::None,
+            discovery_authentication: Authentication::None,
             pending: Vec::new(),
             writes: HashMap::new(),
             to_target: Vec::new(),
@@ -192,8 +197,11 @@ impl Pair {
         match output {
             target::Output::LoginStarted(identity) => {
                 let decision = match identity.target_name.as_deref() {
-                    None | Some(TARGET_NAME) => {
-                        LoginDecision::Accept { portal_group: 1, authentication: Authentication::None }
+                    None => {
+                        LoginDecision::Accept { portal_group: 1, authentication: self.discovery_authentication.clone() }
+                    }
+                    Some(TARGET_NAME) => {
+                        LoginDecision::Accept { portal_group: 1, authentication: self.authentication.clone() }
                     }
                     Some(_) => LoginDecision::Refuse(iscsi_target_proto::pdu::LoginStatus::NOT_FOUND),
                 };
