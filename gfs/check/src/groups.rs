@@ -104,6 +104,13 @@ impl Groups {
         Claim::Yours
     }
 
+    /// The group whose header or bitmap `block` is.
+    pub(crate) fn group_of_header(&self, block: u64) -> Option<u64> {
+        let after = self.groups.partition_point(|group| group.address <= block);
+        let group = self.groups.get(after.checked_sub(1)?)?;
+        (block < group.address + group.length).then_some(group.address)
+    }
+
     /// Dinodes and unlinked dinodes on the disk that nobody has claimed, with their state.
     pub(crate) fn unclaimed_inodes(&self) -> Vec<(u64, BlockState)> {
         let mut found = Vec::new();

@@ -15,6 +15,7 @@
 mod attributes;
 mod directories;
 mod groups;
+pub mod journal;
 mod links;
 mod report;
 mod source;
@@ -29,36 +30,60 @@ use block_core::BlockDevice;
 pub use report::{Counts, FINDINGS_MAX, Finding, JournalState, Kind, Report, Severity};
 pub use source::CheckError;
 
+use gfs_format::BlockSize;
 use groups::Groups;
 use source::Source;
-use walk::{Walk, content, peek};
+use walk::{Inode, Tracker, Walk, content, peek};
 
 /// Checks the filesystem on `device`.
 pub async fn check(device: Arc<dyn BlockDevice>) -> Result<Report, CheckError> {
-    let (source, superblock) = Source::open(device).await?;
     let mut report = Report::default();
+    let Some(walked) = walk_all(device, None, &mut report).await? else { return Ok(report) };
+    walked.groups.reconcile(&mut report);
+    let (source, master) = (&walked.source, &walked.master_inode);
+    let journals = system::check_journals(source, master, &mut report).await?;
+    system::check_quota_changes(source, master, journals, &mut report).await?;
+    system::check_statfs(source, master, journals, &mut report).await?;
+    Ok(report)
+}
+
+/// What the walk through all names leaves.
+pub(crate) struct Walked {
+    source: Source,
+    groups: Groups,
+    tracker: Option<Tracker>,
+    master_inode: Inode,
+    block_size: BlockSize,
+    /// Dinodes of the two roots.
+    master: u64,
+    root: u64,
+}
+
+/// The passes up to the link counts; `None` when the filesystem is too damaged to begin.
+pub(crate) async fn walk_all(
+    device: Arc<dyn BlockDevice>,
+    tracker: Option<Tracker>,
+    report: &mut Report,
+) -> Result<Option<Walked>, CheckError> {
+    let (source, superblock) = Source::open(device).await?;
     let (master_at, root_at) = (superblock.master_directory, superblock.root_directory);
-    let Some(master) = peek(&source, master_at.address.get()).await? else {
-        let expected = "the master directory's inode";
-        report.note(Kind::Superblock, master_at.address.get(), expected, "none");
-        return Ok(report);
+    let (master, root) = (master_at.address.get(), root_at.address.get());
+    let Some(master_inode) = peek(&source, master).await? else {
+        report.note(Kind::Superblock, master, "the master directory's inode", "none");
+        return Ok(None);
     };
-    let Some(rindex) = system::system_file(&source, &master, &["rindex"], &mut report).await? else {
-        return Ok(report);
+    let Some(rindex) = system::system_file(&source, &master_inode, &["rindex"], report).await? else {
+        return Ok(None);
     };
     let content = content(&source, &rindex).await?;
-    let groups = Groups::read(&source, rindex.address, &content, &mut report).await?;
+    let groups = Groups::read(&source, rindex.address, &content, report).await?;
 
-    let mut walk = Walk { source: &source, groups, report: &mut report, inodes: BTreeMap::new() };
-    walk.root(master_at.address.get(), master_at.formal.get()).await?;
-    walk.root(root_at.address.get(), root_at.formal.get()).await?;
+    let mut walk = Walk { source: &source, groups, report, inodes: BTreeMap::new(), tracker };
+    walk.root(master, master_at.formal.get()).await?;
+    walk.root(root, root_at.formal.get()).await?;
     walk.nameless().await?;
     walk.compare_links();
-    let Walk { groups, .. } = walk;
-    groups.reconcile(&mut report);
-
-    let journals = system::check_journals(&source, &master, &mut report).await?;
-    system::check_quota_changes(&source, &master, journals, &mut report).await?;
-    system::check_statfs(&source, &master, journals, &mut report).await?;
-    Ok(report)
+    let Walk { groups, tracker, .. } = walk;
+    let block_size = source.block;
+    Ok(Some(Walked { source, groups, tracker, master_inode, block_size, master, root }))
 }

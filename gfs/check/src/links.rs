@@ -78,6 +78,9 @@ impl Walk<'_> {
         };
         named.counted = named.counted.saturating_add(1);
         let Named { formal, kind, parent, .. } = *named;
+        if !is_dot && let Some(tracker) = &mut self.tracker {
+            tracker.named(entry.address, kind == DT_DIR, directory.address, &entry.name);
+        }
         if formal != entry.formal {
             let expected = format!("formal number {formal} of inode {} for {}", entry.address, text(&entry.name));
             self.report.note_of(Kind::Entry, directory.address, entry.block, expected, entry.formal);

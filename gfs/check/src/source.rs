@@ -8,11 +8,15 @@ use bytes::Bytes;
 use gfs_format::BlockSize;
 use gfs_format::superblock::{SUPERBLOCK_OFFSET, Superblock, SuperblockError};
 
+use crate::report::Finding;
+
 /// Why nothing could be checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckError {
     Device(BlockError),
     NotAFilesystem(SuperblockError),
+    /// So damaged that nothing more can be read.
+    Damaged(Box<Finding>),
     /// Smaller than the superblock's place, or its sectors are larger than the filesystem's blocks.
     Unusable {
         size: ByteLen,
@@ -25,6 +29,7 @@ impl fmt::Display for CheckError {
         match self {
             Self::Device(error) => write!(f, "{error}"),
             Self::NotAFilesystem(error) => write!(f, "{error}"),
+            Self::Damaged(finding) => write!(f, "{finding}"),
             Self::Unusable { size, sector } => {
                 write!(f, "a device of {size} in sectors of {sector} bytes cannot hold the filesystem")
             }

@@ -4,17 +4,13 @@
 use gfs_format::dinode::flags;
 use gfs_format::directory::{LEAF_BYTES, records};
 use gfs_format::small_files::StatfsChange;
-use gfs_format::{LogHeader, MetaHeader, MetaType, log};
+use gfs_format::{MetaHeader, MetaType, log};
 use zerocopy::FromBytes;
 
+use crate::journal::{Journal, find_head, locate};
 use crate::report::{JournalState, Kind, Report};
 use crate::source::{CheckError, Source};
 use crate::walk::{Inode, all_pointers, content, data_blocks, peek};
-
-/// Bytes of the largest log; the tools make none above a gigabyte.
-const LOG_MAX: u64 = 1 << 32;
-/// Blocks of a log that are read at once.
-const LOG_RUN: u64 = 256;
 
 /// Finds the inode that `name` leads to, without claiming anything. `None` when it is not there.
 pub(crate) async fn lookup(source: &Source, directory: &Inode, name: &[u8]) -> Result<Option<Inode>, CheckError> {
@@ -144,61 +140,28 @@ async fn change(source: &Source, file: &Inode) -> Result<Option<StatfsChange>, C
 
 /// Finds each journal's head; gives the number of journals.
 pub(crate) async fn check_journals(source: &Source, master: &Inode, report: &mut Report) -> Result<u32, CheckError> {
-    let Some(jindex) = system_file(source, master, &["jindex"], report).await? else { return Ok(0) };
-    let mut index = 0;
-    while let Some(journal) = lookup(source, &jindex, format!("journal{index}").as_bytes()).await? {
-        check_journal(source, index, &journal, report).await?;
-        index += 1;
+    let journals = locate(source, master, report).await?;
+    for journal in &journals {
+        check_journal(source, journal, report).await?;
     }
-    let named = jindex.dinode.entries.get();
-    if index == 0 || index + 2 != named {
-        let expected = format!("journals numbered from 0 and no other names ({index} found)");
-        report.note(Kind::Journal, jindex.address, expected, format_args!("{named} entries"));
-    }
-    Ok(index)
+    Ok(journals.len() as u32)
 }
 
-async fn check_journal(source: &Source, index: u32, journal: &Inode, report: &mut Report) -> Result<(), CheckError> {
-    let size = journal.dinode.size.get();
-    let blocks = size / source.block.bytes();
-    if !journal.is_file() || !size.is_multiple_of(1 << 20) || blocks == 0 || size > LOG_MAX {
-        let expected = format!("a file of whole megabytes up to {LOG_MAX} bytes");
-        report.note(Kind::Journal, journal.address, expected, format_args!("{size} bytes"));
-        return Ok(());
-    }
-    let map = data_blocks(source, journal, blocks as usize).await?;
-    if let Some(hole) = (0..blocks).find(|at| map.get(*at as usize).is_none_or(|b| *b == 0 || *b >= source.blocks)) {
-        report.note(Kind::Journal, journal.address, "a log without holes", format_args!("one at its block {hole}"));
-        return Ok(());
-    }
-    let mut head: Option<LogHeader> = None;
-    let mut at = 0;
-    while at < map.len() {
-        let run = map[at..].iter().zip(map[at]..).take_while(|(block, expected)| **block == *expected);
-        let run = run.take(LOG_RUN as usize).count();
-        let bytes = source.read_run(map[at], run as u64).await?;
-        for (block, bytes) in (at as u32..).zip(bytes.chunks_exact(source.block.as_usize())) {
-            if let Ok(header) = LogHeader::decode(bytes, block)
-                && head.is_none_or(|head| head.sequence.get() < header.sequence.get())
-            {
-                head = Some(header);
-            }
-        }
-        at += run;
-    }
-    let Some(head) = head else {
-        report.note(Kind::Journal, journal.address, "a log header", "none in the log");
+async fn check_journal(source: &Source, journal: &Journal, report: &mut Report) -> Result<(), CheckError> {
+    let (index, inode) = (journal.index, journal.inode);
+    let Some(head) = find_head(source, journal).await? else {
+        report.note(Kind::Journal, inode, "a log header", "none in the log");
         return Ok(());
     };
     let clean = head.flags.get() & log::flags::UNMOUNT != 0;
     if !clean {
         let found = format!("journal {index} with changes up to sequence {}", head.sequence.get());
-        report.note(Kind::DirtyJournal, journal.address, "a clean journal", found);
+        report.note(Kind::DirtyJournal, inode, "a clean journal", found);
     }
     report.journals.push(JournalState {
         index,
-        inode: journal.address,
-        blocks,
+        inode,
+        blocks: journal.map.len() as u64,
         sequence: head.sequence.get(),
         head: head.block.get(),
         tail: head.tail.get(),

@@ -4,7 +4,7 @@
 //! Nothing read from the disk is trusted: a pointer is followed only when its block can be claimed,
 //! so damaged trees, loops and blocks shared by two owners end the walk instead of repeating it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use gfs_format::dinode::{DINODE_BYTES, flags};
@@ -73,13 +73,58 @@ pub(crate) struct Walk<'a> {
     pub(crate) groups: Groups,
     pub(crate) report: &'a mut Report,
     pub(crate) inodes: BTreeMap<u64, Named>,
+    /// Somebody wants to know whose certain blocks are.
+    pub(crate) tracker: Option<Tracker>,
+}
+
+/// Remembers who claims certain blocks, and the names that lead there.
+pub(crate) struct Tracker {
+    /// Block to its owner, 0 as long as it has none.
+    wanted: BTreeMap<u64, u64>,
+    owners: BTreeSet<u64>,
+    /// Inode to the directory and the name of one of its entries: all directories, and owners.
+    names: BTreeMap<u64, (u64, Vec<u8>)>,
+}
+
+impl Tracker {
+    pub(crate) fn new(blocks: &BTreeSet<u64>) -> Tracker {
+        let wanted = blocks.iter().map(|block| (*block, 0)).collect();
+        Tracker { wanted, owners: BTreeSet::new(), names: BTreeMap::new() }
+    }
+
+    fn claimed(&mut self, owner: u64, block: u64) {
+        if let Some(known) = self.wanted.get_mut(&block) {
+            *known = owner;
+            self.owners.insert(owner);
+        }
+    }
+
+    pub(crate) fn named(&mut self, inode: u64, is_directory: bool, parent: u64, name: &[u8]) {
+        if is_directory || self.owners.contains(&inode) {
+            self.names.entry(inode).or_insert_with(|| (parent, name.to_vec()));
+        }
+    }
+
+    /// Block and owner.
+    pub(crate) fn owned(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.wanted.iter().filter(|(_, owner)| **owner != 0).map(|(block, owner)| (*block, *owner))
+    }
+
+    pub(crate) fn name_of(&self, inode: u64) -> Option<(u64, &[u8])> {
+        self.names.get(&inode).map(|(parent, name)| (*parent, &name[..]))
+    }
 }
 
 impl Walk<'_> {
     /// Claims a block for `owner`; only then may it be followed.
     pub(crate) fn claim(&mut self, owner: u64, block: u64, state: BlockState) -> bool {
         match self.groups.claim(block, state) {
-            Claim::Yours => true,
+            Claim::Yours => {
+                if let Some(tracker) = &mut self.tracker {
+                    tracker.claimed(owner, block);
+                }
+                true
+            }
             Claim::Taken => {
                 let found = "one that has an owner already";
                 self.report.note_of(Kind::SharedBlock, owner, block, "a block of its own", found);
