@@ -67,6 +67,16 @@ pub struct Connection {
 enum Call {
     /// To end, and why.
     End(&'static str),
+    /// To end what waits here and was ended by another session.
+    EndAborted,
+}
+
+/// Completes when tasks of the session were ended by others.
+fn ended_by_others(attentions: Arc<Attentions>) -> BoxFuture<'static, Call> {
+    Box::pin(async move {
+        attentions.tasks_aborted().await;
+        Call::EndAborted
+    })
 }
 
 impl Connection {
@@ -93,6 +103,7 @@ impl Connection {
             in_flight: InFlight::default(),
             writes: HashMap::new(),
             reads: VecDeque::new(),
+            managements: HashSet::new(),
             read_memory: 0,
             establishing: None,
             membership: None,
@@ -152,10 +163,17 @@ impl Connection {
     }
 
     fn answer_calls(&mut self, context: &mut Context<'_>) -> Option<String> {
-        for call in &mut self.calls {
+        let mut index = 0;
+        while let Some(call) = self.calls.get_mut(index) {
             match call.as_mut().poll(context) {
                 Poll::Ready(Call::End(why)) => return Some(why.to_owned()),
-                Poll::Pending => {}
+                Poll::Ready(Call::EndAborted) => {
+                    if let Some(membership) = &self.membership {
+                        self.calls[index] = ended_by_others(membership.attentions.clone());
+                    }
+                    self.end_aborted();
+                }
+                Poll::Pending => index += 1,
             }
         }
         if let Some(establishing) = &mut self.establishing
@@ -177,6 +195,7 @@ impl Connection {
             leave.notified().await;
             Call::End("replaced by a new session of the same initiator port")
         }));
+        self.calls.push(ended_by_others(membership.attentions.clone()));
         self.membership.insert(membership).tsih
     }
 

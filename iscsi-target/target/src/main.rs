@@ -3,17 +3,6 @@
 //! The program: options, sockets, signals, exit codes. 0 after SIGTERM or SIGINT with everything flushed, 1 if
 //! something cannot be used (a file, a port, the state directory), 2 for wrong options.
 
-mod attention;
-mod config;
-mod connection;
-mod execute;
-mod inflight;
-mod portal;
-mod registry;
-mod reservations;
-mod state;
-mod unit;
-
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,13 +10,14 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use tracing::info;
 
-use crate::config::Options;
-use crate::portal::Portals;
-use crate::registry::Target;
-use crate::state::StateDirectory;
-use crate::unit::LogicalUnit;
+use corral_target::config::Options;
+use corral_target::portal::Portals;
+use corral_target::registry::Target;
+use corral_target::state::StateDirectory;
+use corral_target::unit::LogicalUnit;
 
 fn main() -> ExitCode {
+    corral_target::system::keep_freed_memory();
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(error) => {

@@ -1,12 +1,14 @@
 //! Where initiators come in: the listening sockets and their connections, until the program is asked to stop.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -15,6 +17,8 @@ use crate::registry::Target;
 
 /// Connections at once, in login or logged in; more are closed at once.
 const CONNECTIONS_MAX: usize = 512;
+/// Stack of a connection's thread, in bytes.
+const STACK: usize = 512 * 1024;
 /// How long accepting rests when the process cannot take more files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -46,7 +50,7 @@ impl Portals {
         }
         drop(accepted);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut connections = JoinSet::new();
+        let (ended, mut all_ended) = mpsc::channel::<()>(1);
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -56,21 +60,41 @@ impl Portals {
                         warn!(%peer, "closed at once: there are {CONNECTIONS_MAX} connections");
                         continue;
                     };
+                    let stream = match stream.into_std() {
+                        Ok(stream) => stream,
+                        Err(error) => {
+                            warn!(%peer, %error, "closed at once");
+                            continue;
+                        }
+                    };
                     let connection =
                         Connection::new(stream, peer, target.clone(), addresses.clone(), stop_receiver.clone());
-                    connections.spawn(async move {
-                        connection.run().await;
-                        drop(place);
-                    });
+                    if let Err(error) = start(connection, place, ended.clone()) {
+                        warn!(%peer, %error, "closed at once: no thread for it");
+                    }
                 }
-                // Finished connections are collected as they end.
-                Some(_) = connections.join_next() => {}
             }
         }
         tasks.abort_all();
         drop(stop_sender);
-        while connections.join_next().await.is_some() {}
+        drop(ended);
+        // Nothing is ever sent: it ends when the last connection has.
+        while all_ended.recv().await.is_some() {}
     }
+}
+
+/// Gives a connection a thread of its own, so that between two requests nobody else has to be woken. `ended` is dropped
+/// when nothing of the connection is under way any more.
+fn start(connection: Connection, place: OwnedSemaphorePermit, ended: mpsc::Sender<()>) -> io::Result<()> {
+    // Commands may have something to do elsewhere.
+    let runtime = Handle::current();
+    let thread = std::thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
+    let serve = move || {
+        let _runtime = runtime.enter();
+        connection.run();
+        drop((place, ended));
+    };
+    thread.spawn(serve).map(drop)
 }
 
 async fn accept(listener: TcpListener, accepted: mpsc::Sender<(TcpStream, SocketAddr)>) {

@@ -1,0 +1,15 @@
+//! The parts of `corral-target`; the program itself is `main.rs`. A library, so that tests can put the same units and the
+//! same execution of commands over other devices and other wires.
+
+pub mod attention;
+pub mod config;
+pub mod connection;
+pub mod execute;
+pub mod inflight;
+pub mod park;
+pub mod portal;
+pub mod registry;
+pub mod reservations;
+pub mod state;
+pub mod system;
+pub mod unit;
