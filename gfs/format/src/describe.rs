@@ -14,6 +14,7 @@ use crate::log::{LogDescriptor, LogHeader};
 use crate::resource_group::{ResourceGroup, ResourceIndexEntry};
 use crate::small_files::{ExtendedAttribute, InumRange, Quota, QuotaChange, StatfsChange};
 use crate::superblock::Superblock;
+use crate::value_blocks::{InodeValue, QuotaValue, ResourceGroupValue};
 
 /// How a field reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -378,8 +379,35 @@ table! {
     Reserved "__pad" = reserved,
 }
 
+table! {
+    INODE_VALUE = InodeValue, "gfs2_inode_lvb";
+    Hex "ri_magic" = magic,
+    Reserved "__pad" = reserved0,
+    Number "ri_generation_deleted" = generation_deleted,
+}
+
+table! {
+    RESOURCE_GROUP_VALUE = ResourceGroupValue, "gfs2_rgrp_lvb";
+    Hex "rl_magic" = magic,
+    Hex "rl_flags" = flags,
+    Number "rl_free" = free,
+    Number "rl_dinodes" = dinodes,
+    Number "rl_igeneration" = inode_generation,
+    Number "rl_unlinked" = unlinked,
+    Reserved "__pad" = reserved0,
+}
+
+table! {
+    QUOTA_VALUE = QuotaValue, "gfs2_quota_lvb";
+    Hex "qb_magic" = magic,
+    Reserved "__pad" = reserved0,
+    Number "qb_limit" = limit,
+    Number "qb_warn" = warn,
+    Number "qb_value" = value,
+}
+
 /// Every table.
-pub static TABLES: [&Table; 15] = [
+pub static TABLES: [&Table; 18] = [
     &META_HEADER,
     &INODE_NUMBER,
     &SUPERBLOCK,
@@ -395,6 +423,9 @@ pub static TABLES: [&Table; 15] = [
     &QUOTA,
     &QUOTA_CHANGE,
     &EXTENDED_ATTRIBUTE,
+    &INODE_VALUE,
+    &RESOURCE_GROUP_VALUE,
+    &QUOTA_VALUE,
 ];
 
 #[cfg(test)]

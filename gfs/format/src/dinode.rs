@@ -10,6 +10,7 @@ pub mod flags {
     pub const JDATA: u32 = 0x0000_0001;
     pub const EXHASH: u32 = 0x0000_0002;
     pub const EA_INDIRECT: u32 = 0x0000_0008;
+    pub const DIRECT_IO: u32 = 0x0000_0010;
     pub const IMMUTABLE: u32 = 0x0000_0020;
     pub const APPEND_ONLY: u32 = 0x0000_0040;
     pub const NO_ATIME: u32 = 0x0000_0080;
@@ -17,7 +18,30 @@ pub mod flags {
     pub const SYSTEM: u32 = 0x0000_0200;
     pub const TOP_DIRECTORY: u32 = 0x0000_0400;
     pub const TRUNCATE_IN_PROGRESS: u32 = 0x2000_0000;
+    pub const INHERIT_DIRECT_IO: u32 = 0x4000_0000;
     pub const INHERIT_JDATA: u32 = 0x8000_0000;
+
+    /// Every flag with its name, by rising bit.
+    pub const NAMES: [(u32, &str); 13] = [
+        (JDATA, "jdata"),
+        (EXHASH, "exhash"),
+        (EA_INDIRECT, "ea_indirect"),
+        (DIRECT_IO, "directio"),
+        (IMMUTABLE, "immutable"),
+        (APPEND_ONLY, "appendonly"),
+        (NO_ATIME, "noatime"),
+        (SYNC, "sync"),
+        (SYSTEM, "system"),
+        (TOP_DIRECTORY, "topdir"),
+        (TRUNCATE_IN_PROGRESS, "trunc_in_prog"),
+        (INHERIT_DIRECT_IO, "inherit_directio"),
+        (INHERIT_JDATA, "inherit_jdata"),
+    ];
+
+    /// The names of the flags that are set.
+    pub fn names(flags: u32) -> impl Iterator<Item = &'static str> {
+        NAMES.into_iter().filter(move |(flag, _)| flags & flag != 0).map(|(_, name)| name)
+    }
 }
 
 /// `di_payload_format` of a directory whose content is directory entries (`GFS2_FORMAT_DE`).

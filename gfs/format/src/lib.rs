@@ -17,6 +17,8 @@ pub mod log;
 pub mod resource_group;
 pub mod small_files;
 pub mod superblock;
+pub mod validate;
+pub mod value_blocks;
 
 pub use bitmap::BlockState;
 pub use dinode::Dinode;

@@ -7,8 +7,20 @@ use crate::header::MetaHeader;
 
 /// Flags of `rg_flags`.
 pub mod flags {
+    pub const JOURNAL: u32 = 0x0000_0001;
+    pub const METADATA_ONLY: u32 = 0x0000_0002;
+    pub const DATA_ONLY: u32 = 0x0000_0004;
     pub const NOALLOC: u32 = 0x0000_0008;
     pub const TRIMMED: u32 = 0x0000_0010;
+
+    /// Every flag with its name, by rising bit.
+    pub const NAMES: [(u32, &str); 5] = [
+        (JOURNAL, "JOURNAL"),
+        (METADATA_ONLY, "METAONLY"),
+        (DATA_ONLY, "DATAONLY"),
+        (NOALLOC, "NOALLOC"),
+        (TRIMMED, "TRIMMED"),
+    ];
 }
 
 /// `struct gfs2_rindex`: one entry of the rindex file.

@@ -16,6 +16,11 @@ pub struct StatfsChange {
 
 const _: () = assert!(size_of::<StatfsChange>() == 24);
 
+/// Formal inode numbers that a machine took from the `inum` file at once.
+pub const INUM_QUANTUM: u64 = 1_048_576;
+/// `qc_flags`: the id is a user's and not a group's.
+pub const QUOTA_CHANGE_USER: u32 = 0x0000_0001;
+
 /// `struct gfs2_inum_range`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
