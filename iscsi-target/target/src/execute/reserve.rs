@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use iscsi_target_proto::scsi::{
-    AdditionalSense, Refusal, ReserveKind, ReserveOutAction, ReserveOutList, Sense, SenseKey, Status,
+    AdditionalSense, Refusal, ReserveKind, ReserveOutAction, ReserveOutList, Sense, Status,
 };
 use iscsi_target_proto::target::{Command, TaskResult};
 
@@ -39,10 +39,10 @@ pub fn out(
         if origin.is_aborted(unit.number) {
             return Ok(TaskResult::status(Status::TaskAborted));
         }
-        let (changing, by) = (unit.clone(), origin.nexus.clone());
-        let change = move || changing.reservations.change(|table| table.apply(&by, action, kind, &list));
-        Ok(match tokio::task::spawn_blocking(change).await {
-            Ok(Ok(outcome)) => {
+        // It waits for the disk on the connection's own thread: nobody else's commands wait with it, but for the gate.
+        let change = unit.reservations.change(|table| table.apply(&origin.nexus, action, kind, &list));
+        Ok(match change {
+            Ok(outcome) => {
                 for (whom, what) in outcome.attentions {
                     target.raise_attention_of(&whom, unit.number, what);
                 }
@@ -52,8 +52,7 @@ pub fn out(
                 }
                 TaskResult::good(u64::from(length))
             }
-            Ok(Err(refusal)) => refused(refusal),
-            Err(_) => Sense::new(SenseKey::HardwareError, AdditionalSense::INTERNAL_TARGET_FAILURE).into(),
+            Err(refusal) => refused(refusal),
         })
     })
 }
