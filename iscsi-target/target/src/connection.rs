@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{ErrorKind, IoSlice, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,16 +16,18 @@ use bytes::Buf;
 use iscsi_target_proto::pdu::{LoginStatus, TaskFunction, TaskManagementResponse};
 use iscsi_target_proto::scsi::{AdditionalSense, Status};
 use iscsi_target_proto::target::{
-    CloseReason, Command, Input, Output, PortalTarget, TargetConfig, TargetSession, TaskId, TaskResult,
+    CloseReason, Command, Input, Output, TargetConfig, TargetSession, TaskId, TaskResult,
 };
 use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::attention::Attentions;
 use crate::execute::{self, Job, ReadPlan, Step, WritePlan};
+use crate::guests::{Guest, Why};
 use crate::inflight::InFlight;
 use crate::park::Parker;
-use crate::registry::{Membership, PORTAL_GROUP, Target};
+use crate::registry::Membership;
+use crate::server::Server;
 use crate::system;
 
 /// Most slices in one write.
@@ -38,9 +40,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// One initiator's connection.
 pub struct Connection {
     stream: TcpStream,
-    peer: SocketAddr,
-    target: Arc<Target>,
-    portals: Arc<[SocketAddr]>,
+    /// Given back last of all: then nothing of the connection is under way any more.
+    guest: Guest,
+    server: Arc<Server>,
     session: TargetSession,
     in_flight: InFlight,
     /// Writes that wait for their data.
@@ -51,7 +53,8 @@ pub struct Connection {
     managements: HashSet<TaskId>,
     /// Buffers of reads that were begun and not answered, in bytes.
     read_memory: u64,
-    establishing: Option<BoxFuture<'static, Result<Membership, LoginStatus>>>,
+    establishing: Option<BoxFuture<'static, Result<Option<Membership>, LoginStatus>>>,
+    /// `None` in login and in a discovery session.
     membership: Option<Membership>,
     /// What others may want of the connection; looked at when a waker was called.
     calls: Vec<BoxFuture<'static, Call>>,
@@ -60,6 +63,8 @@ pub struct Connection {
     is_readable: bool,
     /// The socket took less than there was.
     is_full: bool,
+    /// Nothing more is sent.
+    is_cut: bool,
     who: String,
 }
 
@@ -67,6 +72,8 @@ pub struct Connection {
 enum Call {
     /// To end, and why.
     End(&'static str),
+    /// To end without a further byte.
+    Cut(&'static str),
     /// To end what waits here and was ended by another session.
     EndAborted,
 }
@@ -80,13 +87,7 @@ fn ended_by_others(attentions: Arc<Attentions>) -> BoxFuture<'static, Call> {
 }
 
 impl Connection {
-    pub fn new(
-        stream: TcpStream,
-        peer: SocketAddr,
-        target: Arc<Target>,
-        portals: Arc<[SocketAddr]>,
-        mut stop: watch::Receiver<()>,
-    ) -> Self {
+    pub fn new(stream: TcpStream, guest: Guest, server: Arc<Server>, mut stop: watch::Receiver<()>) -> Self {
         let clock = Clock::new();
         let session = TargetSession::new(TargetConfig::default(), clock.now());
         let stopped = async move {
@@ -94,11 +95,17 @@ impl Connection {
             let _ = stop.changed().await;
             Call::End("the target stops")
         };
+        let leave = guest.leave.clone();
+        let told_to_leave = async move {
+            match leave.told().await {
+                Why::Replaced => Call::End("replaced by a new session of the same initiator port"),
+                Why::Fenced => Call::Cut("the initiator was shut out"),
+            }
+        };
         Self {
             stream,
-            peer,
-            target,
-            portals,
+            guest,
+            server,
             session,
             in_flight: InFlight::default(),
             writes: HashMap::new(),
@@ -107,10 +114,11 @@ impl Connection {
             read_memory: 0,
             establishing: None,
             membership: None,
-            calls: vec![Box::pin(stopped)],
+            calls: vec![Box::pin(stopped), Box::pin(told_to_leave)],
             clock,
             is_readable: true,
             is_full: false,
+            is_cut: false,
             who: String::from("?"),
         }
     }
@@ -120,15 +128,18 @@ impl Connection {
         let prepared = self.stream.set_nonblocking(true).and_then(|()| self.stream.set_nodelay(true));
         let parker = match prepared.and_then(|()| Parker::new()) {
             Ok(parker) => parker,
-            Err(error) => return debug!(peer = %self.peer, %error, "a connection cannot be served"),
+            Err(error) => return debug!(peer = %self.guest.peer, %error, "a connection cannot be served"),
         };
         let waker = parker.waker();
         let mut context = Context::from_waker(&waker);
         let reason = self.serve(&parker, &mut context);
-        info!(peer = %self.peer, initiator = %self.who, "session ended: {reason}");
+        info!(peer = %self.guest.peer, initiator = %self.who, "session ended: {reason}");
         self.say_farewell(&parker);
-        let Self { stream, mut in_flight, membership, .. } = self;
+        let Self { stream, mut in_flight, membership, guest, .. } = self;
+        // The initiator sees the end now, whatever the devices still have. It may have gone before.
+        let _ = stream.shutdown(Shutdown::Both);
         while !in_flight.is_empty() {
+            guest.leave.set_under_way(in_flight.count());
             // Taken in vain: nobody waits for it.
             if in_flight.poll_finished(&mut context).is_pending()
                 && let Err(error) = parker.sleep(&stream, false, false, FAREWELL)
@@ -138,6 +149,7 @@ impl Connection {
         }
         drop(stream);
         drop(membership);
+        drop(guest);
     }
 
     /// Works until the session is over; gives the reason.
@@ -167,6 +179,10 @@ impl Connection {
         while let Some(call) = self.calls.get_mut(index) {
             match call.as_mut().poll(context) {
                 Poll::Ready(Call::End(why)) => return Some(why.to_owned()),
+                Poll::Ready(Call::Cut(why)) => {
+                    self.is_cut = true;
+                    return Some(why.to_owned());
+                }
                 Poll::Ready(Call::EndAborted) => {
                     if let Some(membership) = &self.membership {
                         self.calls[index] = ended_by_others(membership.attentions.clone());
@@ -188,15 +204,13 @@ impl Connection {
         None
     }
 
-    /// Notes the session's place in the registry; gives its handle.
-    fn join(&mut self, membership: Membership) -> u16 {
-        let leave = membership.leave.clone();
-        self.calls.push(Box::pin(async move {
-            leave.notified().await;
-            Call::End("replaced by a new session of the same initiator port")
-        }));
-        self.calls.push(ended_by_others(membership.attentions.clone()));
-        self.membership.insert(membership).tsih
+    /// Notes the session's place in the registry, if it has one; gives its handle.
+    fn join(&mut self, membership: Option<Membership>) -> u16 {
+        if let Some(membership) = &membership {
+            self.calls.push(ended_by_others(membership.attentions.clone()));
+        }
+        self.membership = membership;
+        self.server.settle(&self.guest, self.membership.as_ref())
     }
 
     /// Works until there is nothing to do; gives the reason once the session is over.
@@ -242,14 +256,15 @@ impl Connection {
             match output {
                 Output::LoginStarted(identity) => {
                     self.who.clone_from(&identity.initiator_name);
-                    let decision = self.target.decide(&identity);
+                    let decision = self.server.decide(&self.guest, &identity);
                     self.handle(Input::LoginDecided(decision));
                 }
                 Output::LoginEnding(identity) => {
-                    self.establishing = Some(Box::pin(self.target.clone().establish(identity)));
+                    let leave = self.guest.leave.clone();
+                    self.establishing = Some(Box::pin(self.server.clone().establish(leave, identity)));
                 }
                 Output::LoggedIn { negotiated } => {
-                    info!(peer = %self.peer, initiator = %self.who, "logged in: {negotiated}");
+                    info!(peer = %self.guest.peer, initiator = %self.who, "logged in: {negotiated}");
                 }
                 Output::Command(command) => self.begin(&command),
                 Output::DataReady { task, data } => {
@@ -273,7 +288,9 @@ impl Connection {
                     self.manage(task, function, lun.number());
                 }
                 Output::SendTargets { task, which } => {
-                    let targets = self.visible_targets(&which);
+                    let own = self.membership.as_ref().map(|membership| &*membership.target);
+                    let reached = self.stream.local_addr().ok();
+                    let targets = self.server.visible_targets(&self.guest, &self.who, own, &which, reached);
                     self.handle(Input::Targets { task, targets });
                 }
                 Output::Closed(reason) => return Some(reason),
@@ -284,11 +301,9 @@ impl Connection {
 
     fn begin(&mut self, command: &Command) {
         let task = command.task;
-        // The login made it a member, and no command comes before that.
-        let Some(membership) = &self.membership else { return };
-        // Nor does a discovery session have commands.
-        let Some(nexus) = &membership.port else { return };
-        let context = execute::From { target: &self.target, nexus, attentions: &membership.attentions };
+        // The login made it a member; no command comes before that, nor in a discovery session.
+        let Some(Membership { target, port, attentions, .. }) = &self.membership else { return };
+        let context = execute::From { target, nexus: port, attentions };
         match execute::begin(&context, command) {
             Step::Done(result) => self.finish(task, result),
             Step::Run(job) => self.start(task, 0, job),
@@ -327,17 +342,17 @@ impl Connection {
     /// The part of task management that concerns other sessions. It is answered when the last write that it ends has
     /// ended.
     fn manage(&mut self, task: TaskId, function: TaskFunction, lun: Option<u16>) {
-        let nexus = self.membership.as_ref().and_then(|membership| membership.port.as_ref());
-        let unit = lun.and_then(|number| self.target.unit(number)).cloned();
-        let (Some(unit), Some(nexus)) = (unit, nexus) else {
+        let own = self.membership.as_ref().map(|membership| (membership.target.clone(), &membership.port));
+        let unit = own.as_ref().and_then(|(target, _)| target.unit(lun?).cloned());
+        let (Some(unit), Some((target, nexus))) = (unit, own) else {
             return self.handle(Input::TaskManagementDone { task, response: TaskManagementResponse::NoSuchLun });
         };
         match function {
-            TaskFunction::ClearTaskSet => self.target.abort_tasks(unit.number, nexus),
+            TaskFunction::ClearTaskSet => target.abort_tasks(unit.number, nexus),
             TaskFunction::LogicalUnitReset => {
-                self.target.abort_tasks(unit.number, nexus);
+                target.abort_tasks(unit.number, nexus);
                 unit.reservations.end_reserve_6(None);
-                self.target.raise_attention(unit.number, AdditionalSense::BUS_DEVICE_RESET, None);
+                target.raise_attention(unit.number, AdditionalSense::BUS_DEVICE_RESET, None);
             }
             // The session's own tasks have ended already; the others are not served.
             _ => return self.handle(Input::TaskManagementDone { task, response: TaskManagementResponse::Complete }),
@@ -363,24 +378,6 @@ impl Connection {
             return self.handle(Input::TaskManagementDone { task, response: TaskManagementResponse::Complete });
         }
         self.handle(Input::Finished { task, result });
-    }
-
-    /// The answer to SendTargets: every portal of the one target, the one that was reached first. An address that
-    /// listens on all interfaces is told as the one the initiator came to.
-    fn visible_targets(&self, which: &str) -> Vec<PortalTarget> {
-        if !which.is_empty() && which != "All" && which != self.target.name {
-            return Vec::new();
-        }
-        let reached = self.stream.local_addr().ok();
-        let concrete = self.portals.iter().map(|portal| match reached {
-            Some(reached) if portal.ip().is_unspecified() => SocketAddr::new(reached.ip(), portal.port()),
-            _ => *portal,
-        });
-        let mut addresses: Vec<SocketAddr> = concrete.collect();
-        addresses.sort_by_key(|address| Some(*address) != reached);
-        addresses.dedup();
-        let addresses = addresses.iter().map(|address| format!("{address},{PORTAL_GROUP}")).collect();
-        vec![PortalTarget { name: self.target.name.clone(), addresses }]
     }
 
     /// Reads once.
@@ -426,7 +423,7 @@ impl Connection {
     fn say_farewell(&mut self, parker: &Parker) {
         let end = self.clock.now() + FAREWELL;
         self.is_full = false;
-        while !self.session.transmit().is_empty() {
+        while !self.is_cut && !self.session.transmit().is_empty() {
             let now = self.clock.now();
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let transmit = self.session.transmit();

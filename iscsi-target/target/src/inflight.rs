@@ -71,6 +71,11 @@ impl InFlight {
         self.count == 0
     }
 
+    /// How many requests are under way.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Takes a job; gives its result if the device has it already.
     pub fn start(&mut self, task: TaskId, memory: u64, mut job: Job) -> Option<TaskResult> {
         let slot = self.free.pop().unwrap_or_else(|| {

@@ -1,15 +1,20 @@
 //! The parts of `corral-target`; the program itself is `main.rs`. A library, so that tests can put the same units and the
 //! same execution of commands over other devices and other wires.
 
+pub mod access;
 pub mod attention;
+pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod execute;
+pub mod fence;
+pub mod guests;
 pub mod inflight;
 pub mod park;
 pub mod portal;
 pub mod registry;
 pub mod reservations;
+pub mod server;
 pub mod state;
 pub mod system;
 pub mod unit;

@@ -10,9 +10,12 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use tracing::info;
 
+use corral_target::access::Access;
 use corral_target::config::Options;
+use corral_target::fence::Fences;
 use corral_target::portal::Portals;
 use corral_target::registry::Target;
+use corral_target::server::Server;
 use corral_target::state::StateDirectory;
 use corral_target::unit::LogicalUnit;
 
@@ -57,12 +60,14 @@ async fn run(options: Options) -> Result<(), String> {
     for (number, lun) in (0u16..).zip(&options.luns) {
         units.push(LogicalUnit::open(number, &options.target, lun, state.path())?);
     }
-    let target = Arc::new(Target::new(options.target.clone(), units));
+    let target = Target::new(options.target.clone(), Access::default(), units);
     let portals = Portals::bind(&options.listen).await?;
-    println!("corral-target: listening on {portals}, {target}");
-    portals.serve(target.clone(), stop).await;
+    let fences = Fences::open(state.path().join("fences.json"))?;
+    let server = Arc::new(Server::new(vec![target], fences, portals.addresses()));
+    println!("corral-target: listening on {portals}, {server}");
+    portals.serve(server.clone(), stop).await;
     info!("stopping: flushing");
-    target.flush().await
+    server.flush().await
 }
 
 /// Completes when the process is asked to stop.

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::connection::Connection;
-use crate::registry::Target;
+use crate::guests::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX};
+use crate::server::Server;
 
-/// Connections at once, in login or logged in; more are closed at once.
-const CONNECTIONS_MAX: usize = 512;
 /// Stack of a connection's thread, in bytes.
 const STACK: usize = 512 * 1024;
 /// How long accepting rests when the process cannot take more files.
@@ -39,9 +38,13 @@ impl Portals {
         Ok(Self { listeners })
     }
 
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|(address, _)| *address).collect()
+    }
+
     /// Serves initiators until `stop` completes; then ends every session and waits for what is under way.
-    pub async fn serve(self, target: Arc<Target>, stop: impl Future<Output = ()>) {
-        let addresses: Arc<[SocketAddr]> = self.listeners.iter().map(|(address, _)| *address).collect();
+    pub async fn serve(self, server: Arc<Server>, stop: impl Future<Output = ()>) {
         let (accepted, mut incoming) = mpsc::channel(16);
         let (stop_sender, stop_receiver) = watch::channel(());
         let mut tasks = JoinSet::new();
@@ -49,15 +52,14 @@ impl Portals {
             tasks.spawn(accept(listener, accepted.clone()));
         }
         drop(accepted);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let (ended, mut all_ended) = mpsc::channel::<()>(1);
         tokio::pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 Some((stream, peer)) = incoming.recv() => {
-                    let Ok(place) = places.clone().try_acquire_owned() else {
-                        warn!(%peer, "closed at once: there are {CONNECTIONS_MAX} connections");
+                    let Some(guest) = server.guests.enter(peer) else {
+                        tell_refused(server.guests.refused(), peer);
                         continue;
                     };
                     let stream = match stream.into_std() {
@@ -67,9 +69,8 @@ impl Portals {
                             continue;
                         }
                     };
-                    let connection =
-                        Connection::new(stream, peer, target.clone(), addresses.clone(), stop_receiver.clone());
-                    if let Err(error) = start(connection, place, ended.clone()) {
+                    let connection = Connection::new(stream, guest, server.clone(), stop_receiver.clone());
+                    if let Err(error) = start(connection, ended.clone()) {
                         warn!(%peer, %error, "closed at once: no thread for it");
                     }
                 }
@@ -85,16 +86,27 @@ impl Portals {
 
 /// Gives a connection a thread of its own, so that between two requests nobody else has to be woken. `ended` is dropped
 /// when nothing of the connection is under way any more.
-fn start(connection: Connection, place: OwnedSemaphorePermit, ended: mpsc::Sender<()>) -> io::Result<()> {
+fn start(connection: Connection, ended: mpsc::Sender<()>) -> io::Result<()> {
     // Commands may have something to do elsewhere.
     let runtime = Handle::current();
     let thread = std::thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
     let serve = move || {
         let _runtime = runtime.enter();
         connection.run();
-        drop((place, ended));
+        drop(ended);
     };
     thread.spawn(serve).map(drop)
+}
+
+/// In a flood not each is told.
+fn tell_refused(count: u64, peer: SocketAddr) {
+    if count.is_power_of_two() {
+        warn!(
+            %peer,
+            count,
+            "closed at once: there are {CONNECTIONS_MAX} connections, {CONNECTIONS_PER_ADDRESS_MAX} of one address, or too many in login"
+        );
+    }
 }
 
 async fn accept(listener: TcpListener, accepted: mpsc::Sender<(TcpStream, SocketAddr)>) {

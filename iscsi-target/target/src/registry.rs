@@ -1,4 +1,4 @@
-//! The target, its units and its sessions: who is logged in, and what happens when the same initiator port comes again.
+//! A target, its units and its sessions: who is logged in, and what happens when the same initiator port comes again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -6,20 +6,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iscsi_target_proto::pdu::LoginStatus;
 use iscsi_target_proto::scsi::{AdditionalSense, Nexus};
-use iscsi_target_proto::target::{Authentication, LoginDecision, LoginIdentity};
-use tokio::sync::{Notify, watch};
+use iscsi_target_proto::target::LoginIdentity;
+use tokio::sync::watch;
 
+use crate::access::Access;
 use crate::attention::Attentions;
+use crate::guests::{Leave, Why};
 use crate::unit::LogicalUnit;
 
 /// The only portal group.
 pub const PORTAL_GROUP: u16 = 1;
 /// Sessions of all initiators together.
-const SESSIONS_MAX: usize = 256;
+pub const SESSIONS_MAX: usize = 256;
 
 /// An iSCSI target.
 pub struct Target {
+    /// In lower case.
     pub name: String,
+    /// Who may use it.
+    pub access: Access,
     units: BTreeMap<u16, Arc<LogicalUnit>>,
     sessions: Mutex<Sessions>,
 }
@@ -33,7 +38,7 @@ struct Sessions {
 struct Entry {
     tsih: u16,
     /// Tells the connection to end.
-    leave: Arc<Notify>,
+    leave: Arc<Leave>,
     attentions: Arc<Attentions>,
     /// Closed when nothing of the session is under way any more.
     gone: watch::Receiver<()>,
@@ -41,19 +46,17 @@ struct Entry {
 
 /// A session's place in the registry; given back when it is dropped.
 pub struct Membership {
-    target: Arc<Target>,
-    /// `None` for a discovery session.
-    pub port: Option<Nexus>,
+    pub target: Arc<Target>,
+    pub port: Nexus,
     pub tsih: u16,
-    pub leave: Arc<Notify>,
     pub attentions: Arc<Attentions>,
     _gone: watch::Sender<()>,
 }
 
 impl Target {
-    pub fn new(name: String, units: Vec<LogicalUnit>) -> Self {
+    pub fn new(name: String, access: Access, units: Vec<LogicalUnit>) -> Self {
         let units = units.into_iter().map(|unit| (unit.number, Arc::new(unit))).collect();
-        Self { name, units, sessions: Mutex::default() }
+        Self { name, access, units, sessions: Mutex::default() }
     }
 
     pub fn unit(&self, number: u16) -> Option<&Arc<LogicalUnit>> {
@@ -64,33 +67,32 @@ impl Target {
         self.units.keys().copied().collect()
     }
 
-    /// Whether a login may go on.
-    pub fn decide(&self, identity: &LoginIdentity) -> LoginDecision {
-        if identity.target_name.as_ref().is_some_and(|name| *name != self.name) {
-            return LoginDecision::Refuse(LoginStatus::NOT_FOUND);
-        }
-        if identity.tsih != 0 {
-            // A second connection of a session that there is, or of one that there is not.
-            let is_known = self.sessions().by_port.values().any(|entry| entry.tsih == identity.tsih);
-            let status = if is_known { LoginStatus::TOO_MANY_CONNECTIONS } else { LoginStatus::SESSION_DOES_NOT_EXIST };
-            return LoginDecision::Refuse(status);
-        }
-        LoginDecision::Accept { portal_group: PORTAL_GROUP, authentication: Authentication::None }
+    pub fn units(&self) -> impl Iterator<Item = &Arc<LogicalUnit>> {
+        self.units.values()
+    }
+
+    /// Whether a session has this handle.
+    pub fn has_session(&self, tsih: u16) -> bool {
+        self.sessions().by_port.values().any(|entry| entry.tsih == tsih)
     }
 
     /// Makes room for a session: an older one of the same initiator port is ended first, with all that is under way.
-    pub async fn establish(self: Arc<Self>, identity: LoginIdentity) -> Result<Membership, LoginStatus> {
+    /// `leave` is how the new one is told to make room in its turn.
+    pub async fn establish(
+        self: Arc<Self>,
+        leave: Arc<Leave>,
+        identity: LoginIdentity,
+    ) -> Result<Membership, LoginStatus> {
         let port = Nexus { initiator: identity.initiator_name, isid: identity.isid };
-        let is_discovery = identity.target_name.is_none();
         loop {
             let mut gone = {
                 let mut sessions = self.sessions();
-                match sessions.by_port.get(&port).filter(|_| !is_discovery) {
+                match sessions.by_port.get(&port) {
                     Some(older) => {
-                        older.leave.notify_one();
+                        older.leave.tell(Why::Replaced);
                         older.gone.clone()
                     }
-                    None => return sessions.enter(&self, (!is_discovery).then_some(port)),
+                    None => return sessions.enter(&self, port, leave),
                 }
             };
             // An error is what is waited for: the sender is gone.
@@ -147,7 +149,7 @@ impl Target {
 }
 
 impl Sessions {
-    fn enter(&mut self, target: &Arc<Target>, port: Option<Nexus>) -> Result<Membership, LoginStatus> {
+    fn enter(&mut self, target: &Arc<Target>, port: Nexus, leave: Arc<Leave>) -> Result<Membership, LoginStatus> {
         if self.by_port.len() >= SESSIONS_MAX {
             return Err(LoginStatus::OUT_OF_RESOURCES);
         }
@@ -158,27 +160,21 @@ impl Sessions {
         }
         self.last_tsih = tsih;
         let (sender, gone) = watch::channel(());
-        let leave = Arc::new(Notify::new());
         let attentions = Arc::new(Attentions::default());
         for unit in target.units.keys() {
             attentions.raise(*unit, AdditionalSense::POWER_ON_OR_RESET);
         }
-        if let Some(port) = &port {
-            let entry = Entry { tsih, leave: leave.clone(), attentions: attentions.clone(), gone };
-            self.by_port.insert(port.clone(), entry);
-        }
-        Ok(Membership { target: target.clone(), port, tsih, leave, attentions, _gone: sender })
+        self.by_port.insert(port.clone(), Entry { tsih, leave, attentions: attentions.clone(), gone });
+        Ok(Membership { target: target.clone(), port, tsih, attentions, _gone: sender })
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        if let Some(port) = &self.port {
-            for unit in self.target.units.values() {
-                unit.reservations.end_reserve_6(Some(port));
-            }
-            self.target.sessions().by_port.remove(port);
+        for unit in self.target.units.values() {
+            unit.reservations.end_reserve_6(Some(&self.port));
         }
+        self.target.sessions().by_port.remove(&self.port);
     }
 }
 
