@@ -23,11 +23,20 @@ pub struct SpaceChange {
 }
 
 /// What one header says.
+#[derive(Clone, Copy)]
 pub struct HeaderPlace {
     pub position: u64,
     pub tail: u64,
     pub sequence: u64,
     pub flags: u32,
+}
+
+impl HeaderPlace {
+    /// The header right behind this one, which says that nothing before it is needed.
+    pub fn next(self) -> HeaderPlace {
+        let position = self.position + 1;
+        HeaderPlace { position, tail: position, sequence: self.sequence + 1, flags: self.flags }
+    }
 }
 
 /// The block of a log header.

@@ -15,6 +15,7 @@ mod header;
 mod log;
 pub mod replay;
 mod ring;
+mod settle;
 
 pub(crate) use commit::start_all;
 pub use header::{HeaderFacts, SpaceChange};

@@ -20,7 +20,7 @@ use crate::api::{InodeNumber, InodeRef};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, Ports, SystemInodes};
 use crate::glock::{GlockKey, GlockOwner, GlockTable, Guard, RequestClass, nondisk};
-use crate::journal::replay::{is_clean, newest_header, replay};
+use crate::journal::replay::{JournalParts, Totals, newest_header, recover};
 use crate::journal::{Extent, Faults, HeaderFacts, Log, LogParts, Ring, SpaceChange};
 
 /// How to mount.
@@ -77,21 +77,25 @@ impl Fs {
                 quota_inode: quota.number.0,
             });
         }
+        let statfs = reader.system_inode(master, "statfs").await?;
+        // As the first, all of them; later only our own, and the others may have the totals in memory.
+        let ours = slot as usize..slot as usize + 1;
+        let (range, totals) = match (options.is_spectator, &first) {
+            (true, _) => (0..0, Totals::Caller),
+            (false, Some(_)) => (0..journals.len(), Totals::Replay { statfs: statfs.number.0 }),
+            (false, None) => (ours, Totals::Caller),
+        };
+        let parts: Vec<JournalParts<'_>> =
+            range.clone().map(|number| JournalParts { ring: &journals[number].1, facts: &facts[number] }).collect();
         let mut lost_space = SpaceChange::default();
-        for (number, (_, ring)) in journals.iter().enumerate() {
-            let is_ours = number == slot as usize;
-            if options.is_spectator || first.is_none() && !is_ours {
-                continue;
-            }
-            let space = replay_if_dirty(&ports, ring, &facts[number], number).await?;
-            lost_space.total += space.total;
-            lost_space.free += space.free;
-            lost_space.dinodes += space.dinodes;
+        for (number, done) in range.zip(recover(&ports.device, &parts, totals, ports.host.wall_time()).await?) {
+            let Some(done) = done else { continue };
+            info!(journal = number, blocks = done.blocks, revoked = done.revoked, "replayed");
+            lost_space = done.space;
         }
         // What was read before the replay may have been written by it.
         glocks.release_inodes().await?;
         let rindex = reader.system_inode(master, "rindex").await?;
-        let statfs = reader.system_inode(master, "statfs").await?;
         let groups = reader.resource_index(rindex, device_blocks).await?;
         let ring = journals[slot as usize].1.clone();
         let newest = newest_header(&ports.device, &ring).await?;
@@ -186,15 +190,4 @@ async fn read_superblock(ports: &Ports) -> Result<Superblock> {
         )));
     }
     Ok(superblock)
-}
-
-async fn replay_if_dirty(ports: &Ports, ring: &Ring, facts: &HeaderFacts, number: usize) -> Result<SpaceChange> {
-    let header = newest_header(&ports.device, ring).await?;
-    if is_clean(&header) {
-        return Ok(SpaceChange::default());
-    }
-    info!(journal = number, "replaying");
-    let done = replay(&ports.device, ring, &header, facts, ports.host.wall_time()).await?;
-    info!(journal = number, blocks = done.blocks, revoked = done.revoked, "replayed");
-    Ok(done.space)
 }
