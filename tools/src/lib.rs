@@ -1,7 +1,7 @@
 //! The command line `corral`: one program that is called by several names.
 //!
 //! Map: `cli` (names and options), `sibling` (the programs installed beside this one), `mount` and
-//! `links` (thin commands), `mounts` and `process` (what runs on this machine, read from /proc, and
+//! `links` (thin commands), `device` (opens what a command looks at), `mounts` and `process` (what runs on this machine, read from /proc, and
 //! how it is ended), `status` (what is shown of it), `output` (text and JSON), `demo` (the cluster that
 //! `./quickstart` starts on one machine and `corral down` ends).
 //!
@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod clock;
 pub mod demo;
+pub mod device;
 pub mod iscsi;
 pub mod links;
 pub mod mount;
