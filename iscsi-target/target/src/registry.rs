@@ -116,6 +116,15 @@ impl Target {
         }
     }
 
+    /// The ports of an initiator that are logged in.
+    pub fn ports_of(&self, initiator: &str) -> Vec<Nexus> {
+        let sessions = self.sessions();
+        let mut ports: Vec<Nexus> =
+            sessions.by_port.keys().filter(|port| port.initiator == initiator).cloned().collect();
+        ports.sort();
+        ports
+    }
+
     /// Ends what one session has waiting on a unit. Whoever calls this holds the unit's gate.
     pub fn abort_tasks_of(&self, port: &Nexus, unit: u16) {
         if let Some(entry) = self.sessions().by_port.get(port) {

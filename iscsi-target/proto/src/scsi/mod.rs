@@ -16,6 +16,7 @@ mod provisioning;
 mod reservation;
 mod sense;
 mod status;
+mod transport_id;
 
 pub use capacity::Capacity;
 pub use cdb::{Cdb, CdbError};
@@ -33,3 +34,4 @@ pub use provisioning::{LbaExtent, encode_lba_status, parse_unmap};
 pub use reservation::{Access, Held, Nexus, Outcome, Refusal, Registrant, Reservations, ReserveKind, ReserveOutList};
 pub use sense::{AdditionalSense, Sense, SenseKey};
 pub use status::Status;
+pub use transport_id::TransportId;

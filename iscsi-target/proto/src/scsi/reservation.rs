@@ -7,6 +7,7 @@
 
 use super::operation::ReserveOutAction;
 use super::sense::{AdditionalSense, Sense};
+use super::transport_id::TransportId;
 
 /// Registrations of one unit, at most.
 const REGISTRANTS_MAX: usize = 256;
@@ -116,6 +117,8 @@ pub struct ReserveOutList {
     pub key: u64,
     pub service_action_key: u64,
     pub persists: bool,
+    /// REGISTER: these ports are registered too (SPEC_I_PT).
+    pub also: Option<Vec<TransportId>>,
     /// REGISTER AND MOVE: to whom, and whether the mover is no longer registered afterwards.
     pub move_to: Option<Nexus>,
     pub unregister: bool,
@@ -156,7 +159,13 @@ impl ReserveOutList {
                 return Err(length_error());
             }
             let port = u16::from_be_bytes([fixed[18], fixed[19]]);
-            let move_to = parse_transport_id(rest).filter(|_| port == TARGET_PORT).ok_or_else(invalid)?;
+            let move_to = match TransportId::parse_list(rest).as_deref() {
+                Some([TransportId::Port(port)]) => port.clone(),
+                _ => return Err(invalid()),
+            };
+            if port != TARGET_PORT {
+                return Err(invalid());
+            }
             let flags = fixed[17];
             return Ok(Self {
                 persists: flags & APTPL != 0,
@@ -165,14 +174,19 @@ impl ReserveOutList {
                 ..list
             });
         }
-        if fixed[20] & SPECIFY_PORTS != 0 {
+        // ALL_TG_PT changes nothing: there is one target port.
+        let list = Self { persists: fixed[20] & APTPL != 0, ..list };
+        if fixed[20] & SPECIFY_PORTS == 0 {
+            return if rest.is_empty() { Ok(list) } else { Err(length_error()) };
+        }
+        if action != ReserveOutAction::Register {
             return Err(invalid());
         }
-        if !rest.is_empty() {
+        let (length, ports) = rest.split_first_chunk::<4>().ok_or_else(length_error)?;
+        if u32::from_be_bytes(*length) as usize != ports.len() {
             return Err(length_error());
         }
-        // ALL_TG_PT changes nothing: there is one target port.
-        Ok(Self { persists: fixed[20] & APTPL != 0, ..list })
+        Ok(Self { also: Some(TransportId::parse_list(ports).ok_or_else(invalid)?), ..list })
     }
 }
 
@@ -236,12 +250,15 @@ impl Reservations {
     }
 
     /// PERSISTENT RESERVE OUT of `nexus`. After a refusal the table may be half changed: work on a copy.
+    ///
+    /// `ports_of` knows the ports of an initiator that are logged in: a registration may be for all of them.
     pub fn apply(
         &mut self,
         nexus: &Nexus,
         action: ReserveOutAction,
         kind: Option<ReserveKind>,
         list: &ReserveOutList,
+        ports_of: impl Fn(&str) -> Vec<Nexus>,
     ) -> Result<Outcome, Refusal> {
         use ReserveOutAction::*;
         let own = self.key_of(nexus);
@@ -254,7 +271,7 @@ impl Reservations {
             return Err(Refusal::Conflict);
         }
         match action {
-            Register | RegisterAndIgnore => self.register(nexus, list),
+            Register | RegisterAndIgnore => self.register(nexus, list, ports_of),
             Reserve => self.reserve(nexus, kind.ok_or_else(no_kind)?),
             Release => self.release(nexus, kind.ok_or_else(no_kind)?),
             Clear => {
@@ -275,13 +292,29 @@ impl Reservations {
         }
     }
 
-    fn register(&mut self, nexus: &Nexus, list: &ReserveOutList) -> Result<Outcome, Refusal> {
+    fn register(
+        &mut self,
+        nexus: &Nexus,
+        list: &ReserveOutList,
+        ports_of: impl Fn(&str) -> Vec<Nexus>,
+    ) -> Result<Outcome, Refusal> {
         let key = list.service_action_key;
         let mut outcome = Outcome::default();
-        match (self.key_of(nexus), key) {
-            (None, 0) => {}
-            (Some(_), 0) => outcome = self.unregister(nexus),
-            _ => self.set_key(nexus, key)?,
+        match (self.key_of(nexus), key, &list.also) {
+            // A stranger who stays one says nothing about the others' persistence either.
+            (None, 0, _) => return Ok(outcome),
+            (Some(_), _, Some(_)) => return Err(Refusal::Sense(Sense::invalid_field(1))),
+            (Some(_), 0, None) => outcome = self.unregister(nexus),
+            (Some(_), _, None) | (None, _, None) => self.set_key(nexus, key)?,
+            (None, _, Some(also)) => {
+                self.set_key(nexus, key)?;
+                for port in named(also, ports_of)? {
+                    // One that is registered keeps the key it has.
+                    if self.key_of(&port).is_none() {
+                        self.set_key(&port, key)?;
+                    }
+                }
+            }
         }
         self.persists = list.persists;
         self.count();
@@ -416,7 +449,7 @@ impl Reservations {
         let mut body = Vec::new();
         for Registrant { nexus, key } in &self.registrants {
             let kind = self.held.as_ref().filter(|_| self.holds(nexus)).map(|held| held.kind.to_byte());
-            let transport_id = transport_id(nexus);
+            let transport_id = TransportId::encode(nexus);
             body.extend_from_slice(&key.to_be_bytes());
             body.extend_from_slice(&[0, 0, 0, 0, u8::from(kind.is_some()), kind.unwrap_or(0), 0, 0, 0, 0]);
             body.extend_from_slice(&TARGET_PORT.to_be_bytes());
@@ -426,12 +459,13 @@ impl Reservations {
         self.with_header(&body)
     }
 
-    /// REPORT CAPABILITIES: all target ports at once, persistence, all six types.
+    /// REPORT CAPABILITIES: registering other initiator ports, all target ports at once, persistence, all six types.
     pub fn report_capabilities(&self) -> Vec<u8> {
+        const SIP_C: u8 = 0x08;
         const ATP_C: u8 = 0x04;
         const PTPL_C: u8 = 0x01;
         const TYPE_MASK_VALID: u8 = 0x80;
-        vec![0, 8, ATP_C | PTPL_C, TYPE_MASK_VALID | u8::from(self.persists), 0xea, 0x01, 0, 0]
+        vec![0, 8, SIP_C | ATP_C | PTPL_C, TYPE_MASK_VALID | u8::from(self.persists), 0xea, 0x01, 0, 0]
     }
 
     fn with_header(&self, body: &[u8]) -> Vec<u8> {
@@ -448,36 +482,31 @@ fn no_kind() -> Refusal {
     Refusal::Sense(Sense::invalid_field(2))
 }
 
+/// The ports that a list names. An initiator that is not logged in has none, and that is refused.
+fn named(list: &[TransportId], ports_of: impl Fn(&str) -> Vec<Nexus>) -> Result<Vec<Nexus>, Refusal> {
+    let mut ports = Vec::new();
+    for id in list {
+        match id {
+            TransportId::Port(port) => ports.push(port.clone()),
+            TransportId::Initiator(initiator) => {
+                let of_it = ports_of(initiator);
+                if of_it.is_empty() {
+                    let invalid = AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST;
+                    return Err(Refusal::Sense(Sense::illegal_request(invalid)));
+                }
+                ports.extend(of_it);
+            }
+        }
+    }
+    Ok(ports)
+}
+
 fn nexuses(registrants: Vec<Registrant>) -> Vec<Nexus> {
     registrants.into_iter().map(|registrant| registrant.nexus).collect()
 }
 
 fn tell(whom: Vec<Nexus>, what: AdditionalSense) -> Outcome {
     Outcome { attentions: whom.into_iter().map(|nexus| (nexus, what)).collect(), aborted: Vec::new() }
-}
-
-/// Protocol iSCSI with the form that has an ISID (SPC-4 §7.6.4.6).
-const TRANSPORT_ID_PORT: u8 = 0x45;
-const SEPARATOR: &str = ",i,0x";
-
-fn transport_id(nexus: &Nexus) -> Vec<u8> {
-    let isid: String = nexus.isid.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut name = format!("{}{SEPARATOR}{isid}", nexus.initiator).into_bytes();
-    name.resize((name.len() + 1).next_multiple_of(4).max(20), 0);
-    [&[TRANSPORT_ID_PORT, 0][..], &(name.len() as u16).to_be_bytes(), &name].concat()
-}
-
-/// One port; a name without an ISID means several and is not understood.
-fn parse_transport_id(data: &[u8]) -> Option<Nexus> {
-    let (header, name) = data.split_first_chunk::<4>()?;
-    let name = name.get(..usize::from(u16::from_be_bytes([header[2], header[3]])))?;
-    let name = std::str::from_utf8(name.split(|byte| *byte == 0).next()?).ok()?;
-    let (initiator, isid) = name.split_once(SEPARATOR)?;
-    if header[0] != TRANSPORT_ID_PORT || initiator.is_empty() || isid.len() != 12 {
-        return None;
-    }
-    let raw = u64::from_str_radix(isid, 16).ok()?.to_be_bytes();
-    Some(Nexus { initiator: initiator.to_ascii_lowercase(), isid: raw[2..].try_into().ok()? })
 }
 
 #[cfg(test)]

@@ -68,8 +68,8 @@ pub enum Authentication {
     Chap(ChapDemand),
 }
 
-/// Names a task within its session; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Names a task within its session; never used twice. The default one names none.
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId {
     pub(super) tag: u32,
     pub(super) sequence: u64,

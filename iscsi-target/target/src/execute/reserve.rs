@@ -40,7 +40,9 @@ pub fn out(
             return Ok(TaskResult::status(Status::TaskAborted));
         }
         // It waits for the disk on the connection's own thread: nobody else's commands wait with it, but for the gate.
-        let change = unit.reservations.change(|table| table.apply(&origin.nexus, action, kind, &list));
+        let change = unit
+            .reservations
+            .change(|table| table.apply(&origin.nexus, action, kind, &list, |initiator| target.ports_of(initiator)));
         Ok(match change {
             Ok(outcome) => {
                 for (whom, what) in outcome.attentions {

@@ -7,6 +7,24 @@ fn port(number: u8) -> Nexus {
     Nexus { initiator: format!("iqn.2026-11.test:{number}"), isid: [0x80, 0, 0, 0, 0, number] }
 }
 
+/// Applies it where only port 9 and its sibling are logged in.
+fn apply(
+    table: &mut Reservations,
+    nexus: &Nexus,
+    action: ReserveOutAction,
+    kind: Option<ReserveKind>,
+    list: &ReserveOutList,
+) -> Result<Outcome, Refusal> {
+    let mut after = table.clone();
+    let sibling = Nexus { isid: [0x80, 0, 0, 0, 1, 9], ..port(9) };
+    let outcome = after.apply(nexus, action, kind, list, |initiator| match initiator == port(9).initiator {
+        true => vec![port(9), sibling.clone()],
+        false => Vec::new(),
+    })?;
+    *table = after;
+    Ok(outcome)
+}
+
 fn keys(key: u64, service_action_key: u64) -> ReserveOutList {
     ReserveOutList { key, service_action_key, ..ReserveOutList::default() }
 }
@@ -15,14 +33,14 @@ fn keys(key: u64, service_action_key: u64) -> ReserveOutList {
 fn registered(count: u8) -> Reservations {
     let mut table = Reservations::default();
     for number in 1..=count {
-        table.apply(&port(number), Register, None, &keys(0, u64::from(number))).expect("registering works");
+        apply(&mut table, &port(number), Register, None, &keys(0, u64::from(number))).expect("registering works");
     }
     table
 }
 
 fn reserved(kind: ReserveKind) -> Reservations {
     let mut table = registered(2);
-    table.apply(&port(1), Reserve, Some(kind), &keys(1, 0)).expect("nobody holds it");
+    apply(&mut table, &port(1), Reserve, Some(kind), &keys(1, 0)).expect("nobody holds it");
     table
 }
 
@@ -62,24 +80,24 @@ fn a_wrong_key_or_no_registration_is_a_conflict() {
     let mut table = registered(1);
     let kind = Some(ReserveKind::WriteExclusive);
     for action in [Register, Reserve, Release, Clear, Preempt, PreemptAndAbort, RegisterAndMove] {
-        assert_eq!(table.apply(&port(1), action, kind, &keys(7, 1)), Err(Refusal::Conflict), "{action:?}");
-        assert_eq!(table.apply(&port(2), action, kind, &keys(7, 1)), Err(Refusal::Conflict), "{action:?}");
+        assert_eq!(apply(&mut table, &port(1), action, kind, &keys(7, 1)), Err(Refusal::Conflict), "{action:?}");
+        assert_eq!(apply(&mut table, &port(2), action, kind, &keys(7, 1)), Err(Refusal::Conflict), "{action:?}");
     }
     assert_eq!(table, registered(1));
-    assert!(table.apply(&port(1), RegisterAndIgnore, None, &keys(7, 9)).is_ok());
+    assert!(apply(&mut table, &port(1), RegisterAndIgnore, None, &keys(7, 9)).is_ok());
     assert_eq!(table.registrants[0].key, 9);
 }
 
 #[test]
 fn a_release_of_another_type_is_refused_and_of_a_stranger_does_nothing() {
     let mut table = reserved(ReserveKind::WriteExclusiveRegistrants);
-    let other = table.apply(&port(1), Release, Some(ReserveKind::WriteExclusive), &keys(1, 0));
+    let other = apply(&mut table, &port(1), Release, Some(ReserveKind::WriteExclusive), &keys(1, 0));
     let invalid = Sense::illegal_request(AdditionalSense::INVALID_RELEASE);
     assert_eq!(other, Err(Refusal::Sense(invalid)));
     let kind = Some(ReserveKind::WriteExclusiveRegistrants);
-    assert_eq!(table.apply(&port(2), Release, kind, &keys(2, 0)), Ok(Outcome::default()));
+    assert_eq!(apply(&mut table, &port(2), Release, kind, &keys(2, 0)), Ok(Outcome::default()));
     assert!(table.held.is_some());
-    let told = table.apply(&port(1), Release, kind, &keys(1, 0)).expect("it is the holder").attentions;
+    let told = apply(&mut table, &port(1), Release, kind, &keys(1, 0)).expect("it is the holder").attentions;
     assert_eq!(told, [(port(2), AdditionalSense::RESERVATIONS_RELEASED)]);
     assert!(table.held.is_none());
 }
@@ -88,7 +106,7 @@ fn a_release_of_another_type_is_refused_and_of_a_stranger_does_nothing() {
 fn a_preemption_of_the_holder_takes_the_reservation_and_names_whose_commands_end() {
     let mut table = reserved(ReserveKind::WriteExclusiveRegistrants);
     let kind = Some(ReserveKind::WriteExclusiveRegistrants);
-    let outcome = table.apply(&port(2), PreemptAndAbort, kind, &keys(2, 1)).expect("port 2 is registered");
+    let outcome = apply(&mut table, &port(2), PreemptAndAbort, kind, &keys(2, 1)).expect("port 2 is registered");
     assert_eq!(outcome.attentions, [(port(1), AdditionalSense::REGISTRATIONS_PREEMPTED)]);
     assert_eq!(outcome.aborted, [port(1)]);
     assert!(table.conflicts(&port(1), Access::Write));
@@ -100,45 +118,97 @@ fn a_preemption_of_the_holder_takes_the_reservation_and_names_whose_commands_end
 fn a_preemption_of_a_mere_registrant_leaves_the_reservation() {
     let mut table = reserved(ReserveKind::WriteExclusive);
     let before = table.held.clone();
-    assert!(table.apply(&port(1), Preempt, None, &keys(1, 2)).is_ok());
+    assert!(apply(&mut table, &port(1), Preempt, None, &keys(1, 2)).is_ok());
     assert_eq!((table.registrants.len(), &table.held), (1, &before));
-    assert_eq!(table.apply(&port(1), Preempt, None, &keys(1, 77)), Err(Refusal::Conflict));
+    assert_eq!(apply(&mut table, &port(1), Preempt, None, &keys(1, 77)), Err(Refusal::Conflict));
 }
 
 #[test]
 fn key_zero_preempts_all_holders_of_a_shared_reservation_only() {
     let mut table = reserved(ReserveKind::WriteExclusiveAll);
     let kind = Some(ReserveKind::ExclusiveAccess);
-    assert!(table.apply(&port(2), Preempt, kind, &keys(2, 0)).is_ok());
+    assert!(apply(&mut table, &port(2), Preempt, kind, &keys(2, 0)).is_ok());
     assert_eq!(table.registrants, [Registrant { nexus: port(2), key: 2 }]);
-    assert!(table.apply(&port(2), Preempt, kind, &keys(2, 0)).is_err());
+    assert!(apply(&mut table, &port(2), Preempt, kind, &keys(2, 0)).is_err());
 }
 
 #[test]
 fn the_reservation_goes_with_its_holder_and_a_shared_one_with_the_last() {
     let mut table = reserved(ReserveKind::ExclusiveAccess);
-    assert!(table.apply(&port(1), Register, None, &keys(1, 0)).is_ok());
+    assert!(apply(&mut table, &port(1), Register, None, &keys(1, 0)).is_ok());
     assert!(table.is_open());
     let mut table = reserved(ReserveKind::ExclusiveAccessAll);
-    assert!(table.apply(&port(1), Register, None, &keys(1, 0)).is_ok());
+    assert!(apply(&mut table, &port(1), Register, None, &keys(1, 0)).is_ok());
     assert!(!table.is_open());
-    assert!(table.apply(&port(2), Register, None, &keys(2, 0)).is_ok());
+    assert!(apply(&mut table, &port(2), Register, None, &keys(2, 0)).is_ok());
     assert!(table.is_open());
 }
 
 #[test]
 fn a_reservation_moves_to_the_port_that_is_named() {
     let mut table = reserved(ReserveKind::WriteExclusive);
-    let id = transport_id(&port(3));
+    let id = TransportId::encode(&port(3));
     let mut data = [&1u64.to_be_bytes()[..], &33u64.to_be_bytes(), &[0, 3, 0, 1]].concat();
     data.extend_from_slice(&(id.len() as u32).to_be_bytes());
     data.extend_from_slice(&id);
     let list = ReserveOutList::parse(RegisterAndMove, &data).expect("a good list");
     assert_eq!((list.move_to.clone(), list.persists, list.unregister), (Some(port(3)), true, true));
-    assert!(table.apply(&port(1), RegisterAndMove, None, &list).is_ok());
+    assert!(apply(&mut table, &port(1), RegisterAndMove, None, &list).is_ok());
     assert!(!table.conflicts(&port(3), Access::Write));
     assert_eq!(table.registrants.len(), 2);
     assert!(ReserveOutList::parse(RegisterAndMove, &data[..data.len() - 1]).is_err());
+}
+
+/// A REGISTER parameter list with SPEC_I_PT for these ports.
+fn register_list(key: u64, ports: &[u8]) -> Vec<u8> {
+    let mut data = [&0u64.to_be_bytes()[..], &key.to_be_bytes(), &[0, 0, 0, 0, 0x08, 0, 0, 0]].concat();
+    data.extend_from_slice(&(ports.len() as u32).to_be_bytes());
+    data.extend_from_slice(ports);
+    data
+}
+
+#[test]
+fn a_registration_may_be_for_other_ports_too_or_for_none_of_them() {
+    let name = format!("{}\0", port(9).initiator);
+    let all_of_9 = [&[0x05, 0, 0, 20][..], name.as_bytes(), &[0; 20][name.len()..]].concat();
+    let ports = [TransportId::encode(&port(1)), TransportId::encode(&port(4)), all_of_9].concat();
+    let list = ReserveOutList::parse(Register, &register_list(7, &ports)).expect("a good list");
+    let mut table = registered(1);
+    assert!(apply(&mut table, &port(2), Register, None, &list).is_ok());
+    let keys: Vec<u64> = table.registrants.iter().map(|registrant| registrant.key).collect();
+    assert_eq!(keys, [1, 7, 7, 7, 7], "port 1 keeps its own");
+    assert_eq!(table.registrants[2].nexus, port(4));
+    // Who is registered may not do it, nor may an initiator be named that is not there.
+    assert!(matches!(
+        apply(&mut table, &port(2), Register, None, &ReserveOutList { key: 7, ..list }),
+        Err(Refusal::Sense(_))
+    ));
+    let nobody = [&[0x05, 0, 0, 20][..], b"iqn.2026-11.test:33\0"].concat();
+    let list = ReserveOutList::parse(Register, &register_list(7, &nobody)).expect("a good list");
+    let before = table.clone();
+    assert!(matches!(apply(&mut table, &port(5), Register, None, &list), Err(Refusal::Sense(_))));
+    assert_eq!(table, before);
+}
+
+#[test]
+fn a_list_of_ports_belongs_to_register_and_has_the_length_it_tells() {
+    let data = register_list(7, &TransportId::encode(&port(1)));
+    assert!(ReserveOutList::parse(Register, &data).is_ok());
+    assert!(ReserveOutList::parse(RegisterAndIgnore, &data).is_err());
+    for length in 0..data.len() {
+        assert!(ReserveOutList::parse(Register, &data[..length]).is_err(), "{length}");
+    }
+    assert!(ReserveOutList::parse(Register, &[&data[..], &[0; 4]].concat()).is_err());
+}
+
+#[test]
+fn a_stranger_who_stays_one_changes_nothing() {
+    let mut table = registered(1);
+    table.persists = true;
+    let before = table.clone();
+    assert!(apply(&mut table, &port(2), Register, None, &keys(0, 0)).is_ok());
+    assert!(apply(&mut table, &port(2), RegisterAndIgnore, None, &keys(5, 0)).is_ok());
+    assert_eq!(table, before);
 }
 
 #[test]
