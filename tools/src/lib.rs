@@ -1,8 +1,8 @@
 //! The command line `corral`: one program that is called by several names.
 //!
 //! Map: `cli` (names and options), `sibling` (the programs installed beside this one), `mount` and
-//! `links` (thin commands), `device` (opens what a command looks at), `mounts` and `process` (what runs on this machine, read from /proc, and
-//! how it is ended), `status` (what is shown of it), `output` (text and JSON), `demo` (the cluster that
+//! `links` (thin commands), `mounts` and `process` (what runs on this machine, read from /proc, and
+//! how it is ended; `record` is what a mount says of itself), `status` (what is shown of it), `output` (text and JSON), `demo` (the cluster that
 //! `./quickstart` starts on one machine and `corral down` ends).
 //!
 //! Nothing here knows a block, a lock or a FUSE request: those live in the programs it starts.
@@ -17,5 +17,6 @@ pub mod mount;
 pub mod mounts;
 pub mod output;
 pub mod process;
+pub mod record;
 pub mod sibling;
 pub mod status;

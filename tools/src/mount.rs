@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::mounts::{MOUNT_PROGRAM, Mount};
+use crate::record::Record;
 use crate::sibling;
 
 /// Options of fstab that are for mount(8) and systemd, not for a filesystem.
@@ -80,10 +81,32 @@ pub fn umount(dir: &Path, bound: Duration) -> Result<(), String> {
     let shown = dir.display();
     let mount = match Mount::at(dir) {
         Ok(Some(mount)) => mount,
-        Ok(None) => return Err(format!("{shown}: no Corral mount there")),
+        Ok(None) => return Err(nothing_there(dir)),
         Err(e) => return Err(format!("{shown}: {e}")),
     };
-    mount.end(bound, &|what| eprintln!("corral: {what}")).map_err(|e| format!("{shown}: {e}"))
+    let server = mount.server();
+    mount.end(bound, &|what| eprintln!("corral: {what}")).map_err(|e| format!("{shown}: {e}"))?;
+    let record = Record::of(mount.connection, server.as_ref());
+    match record.as_ref().and_then(|record| Some((record, record.trouble()?))) {
+        None => Ok(()),
+        Some((record, why)) => {
+            record.forget();
+            Err(format!("{shown}: unmounted, but not cleanly: {why}. {WHAT_NOW}"))
+        }
+    }
+}
+
+const WHAT_NOW: &str = "What was not synced may be lost; the next mount replays the journal";
+
+/// There is no mount to end; perhaps one ended badly before.
+fn nothing_there(dir: &Path) -> String {
+    let path = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let path = path.canonicalize().unwrap_or(path);
+    let found = Record::left_behind().into_iter().find(|record| record.mountpoint == path);
+    let Some(record) = found else { return format!("{}: no Corral mount there", dir.display()) };
+    record.forget();
+    let why = record.trouble().unwrap_or_else(|| "its process ended without a word".to_owned());
+    format!("{}: no Corral mount there any more; the last did not end cleanly: {why}. {WHAT_NOW}", dir.display())
 }
 
 #[cfg(test)]

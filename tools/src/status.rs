@@ -13,6 +13,7 @@ use crate::demo::layout::{Layout, PlaceKind};
 use crate::mounts::{self, Invocation, MOUNT_PROGRAM, Mount};
 use crate::output::Table;
 use crate::process::Process;
+use crate::record::Record;
 
 /// How long a mount has to answer a `statfs` before it is called silent.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -33,9 +34,13 @@ pub struct MountStatus {
     /// As given at mount; `None` means the superblock's own.
     pub lock_protocol: Option<String>,
     pub node: Option<String>,
-    /// `mounted`, `silent` (does not answer) or `dead` (its process has ended).
+    /// `mounted`, `silent` (does not answer), `withdrawn` (stopped after an error), `dead` (its process has ended), or
+    /// `ended` (unmounted, and not cleanly: the journal waits for its replay).
     pub state: &'static str,
+    /// Where it is not as it should be.
+    pub why: Option<String>,
     pub pid: Option<i32>,
+    pub journal: Option<u32>,
 }
 
 /// The cluster below one run folder.
@@ -58,7 +63,9 @@ pub struct ProcessStatus {
 /// Looks around.
 pub fn collect() -> io::Result<Status> {
     let mounts = mounts::all()?;
-    let mounts = mounts.iter().filter_map(mount_status).collect();
+    let mut mounts: Vec<MountStatus> = mounts.iter().filter_map(mount_status).collect();
+    let gone: Vec<MountStatus> = Record::left_behind().iter().filter_map(|r| ended_status(r, &mounts)).collect();
+    mounts.extend(gone);
     Ok(Status { mounts, cluster: Layout::near().map(|layout| cluster_status(&layout)) })
 }
 
@@ -69,7 +76,10 @@ fn mount_status(mount: &Mount) -> Option<MountStatus> {
     }
     let invocation = server.as_ref().and_then(Invocation::of);
     let option = |name: &str| invocation.as_ref().and_then(|i| i.option(name)).map(str::to_string);
+    let record = Record::of(mount.connection, server.as_ref());
+    let why = record.as_ref().and_then(Record::trouble);
     let state = match &server {
+        _ if why.is_some() => "withdrawn",
         None => "dead",
         Some(_) if mount.answers(ANSWER_MAX) => "mounted",
         Some(_) => "silent",
@@ -80,7 +90,27 @@ fn mount_status(mount: &Mount) -> Option<MountStatus> {
         lock_protocol: option("lockproto"),
         node: option("node"),
         state,
+        why,
         pid: server.map(|p| p.pid),
+        journal: record.and_then(|r| r.journal),
+    })
+}
+
+/// What a mount that is gone has left to say.
+fn ended_status(record: &Record, present: &[MountStatus]) -> Option<MountStatus> {
+    if present.iter().any(|m| m.dir == record.mountpoint) {
+        return None;
+    }
+    let killed = || "its process ended without a word".to_owned();
+    Some(MountStatus {
+        device: record.device.clone(),
+        dir: record.mountpoint.clone(),
+        lock_protocol: None,
+        node: None,
+        state: "ended",
+        why: Some(record.trouble().unwrap_or_else(killed)),
+        pid: None,
+        journal: record.journal,
     })
 }
 
@@ -115,6 +145,11 @@ impl Status {
             ]);
         }
         let mut text = if table.is_empty() { "no Corral mounts on this machine\n".to_string() } else { table.text() };
+        for m in &self.mounts {
+            if let Some(why) = &m.why {
+                text.push_str(&format!("{} {}: {why}\n", m.dir.display(), m.state));
+            }
+        }
         if let Some(cluster) = &self.cluster {
             let mut table = Table::new(&["PLACE", "PROGRAM", "PID", "STATE"]);
             for p in &cluster.processes {

@@ -2,7 +2,7 @@
 //! (`inode/`, `dir/`, `file/`); mounting and unmounting in `mount/`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use base::{BoxFuture, Host, Instant, WallTime};
 use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset};
@@ -48,6 +48,8 @@ pub struct Fs {
     pub(crate) system: SystemInodes,
     pub(crate) is_read_only: bool,
     pub(crate) is_withdrawn: AtomicBool,
+    /// The first error that withdrew the mount.
+    pub(crate) withdrawn_by: OnceLock<Error>,
     pub(crate) is_unmounted: AtomicBool,
     /// Held for the life of the mount: its journal, and that it is mounted.
     pub(crate) mount_guards: Mutex<Vec<Guard>>,
@@ -81,6 +83,14 @@ impl Fs {
     /// Whether the mount has stopped after an error.
     pub fn is_withdrawn(&self) -> bool {
         self.is_withdrawn.load(Ordering::SeqCst) || self.log.is_broken()
+    }
+
+    /// Why it has stopped, once it has.
+    pub fn why_withdrawn(&self) -> Option<String> {
+        match self.withdrawn_by.get() {
+            Some(error) => Some(error.to_string()),
+            None => self.is_withdrawn().then(|| "a change was broken off half-way".to_owned()),
+        }
     }
 
     /// Told of the error that an operation ended with: one that means that the disk, its content or
@@ -147,6 +157,8 @@ impl Fs {
     /// Stops writing, at once and for good.
     pub(crate) fn withdraw(&self, why: &Error) {
         self.log.stop();
+        // Only the first is the cause; what follows are its consequences.
+        let _ = self.withdrawn_by.set(why.clone());
         if !self.is_withdrawn.swap(true, Ordering::SeqCst) {
             error!(%why, "the mount withdraws: nothing is written any more; unmount it and mount it again");
         }

@@ -113,13 +113,17 @@ impl Layout {
     /// The run folder of a cluster that was started: `CORRAL_RUN`, `run` in the working folder or one above it,
     /// or beside the build that this program lies in.
     pub fn near() -> Option<Self> {
-        let named = std::env::var_os("CORRAL_RUN").map(PathBuf::from);
+        if let Some(named) = std::env::var_os("CORRAL_RUN") {
+            // Whoever names a cluster means no other.
+            let run = PathBuf::from(named).canonicalize().ok().filter(|run| run.join(MARK).exists());
+            return run.map(Self::of);
+        }
         let working = std::env::current_dir().ok();
         let exe = std::env::current_exe().ok();
         let above = |start: &Option<PathBuf>| -> Vec<PathBuf> {
             start.iter().flat_map(|d| d.ancestors()).map(|d| d.join("run")).collect()
         };
-        let places = named.into_iter().chain(above(&working)).chain(above(&exe));
+        let places = above(&working).into_iter().chain(above(&exe));
         let found = places.filter_map(|p| p.canonicalize().ok()).find(|p| p.join(MARK).exists());
         found.map(Self::of)
     }

@@ -8,7 +8,7 @@
 //! 5. The resource index, and the mount is usable.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use block_core::{ByteLen, ByteOffset};
 use gfs_format::Superblock;
@@ -163,6 +163,7 @@ impl Fs {
             system: SystemInodes { root, statfs: root },
             is_read_only: true,
             is_withdrawn: AtomicBool::new(false),
+            withdrawn_by: OnceLock::new(),
             is_unmounted: AtomicBool::new(false),
             mount_guards: Mutex::new(Vec::<Guard>::new()),
             slot: 0,

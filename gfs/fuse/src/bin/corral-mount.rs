@@ -27,7 +27,7 @@ fn run() -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
         Role::Caller => return Ok(ExitCode::from(background::start(&arguments)?)),
         Role::Server(server) => server,
     };
-    log::start(&arguments.options)?;
+    log::start(&arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("corral").build()?;
     let ended = runtime.block_on(serve::serve(arguments, server));
     // Operations of the process's own that still wait have nobody left to wait for.

@@ -19,7 +19,7 @@ use super::arguments::Arguments;
 /// Set for a process that reads its device from standard input.
 const DEVICE_ON_STDIN: &str = "CORRAL_MOUNT_DEVICE_ON_STDIN";
 /// Set for a process that was started by another that waits.
-const TELLS_READY: &str = "CORRAL_MOUNT_TELLS_READY";
+pub const TELLS_READY: &str = "CORRAL_MOUNT_TELLS_READY";
 /// What it says on standard output when the mount is usable.
 const READY: &str = "ready";
 

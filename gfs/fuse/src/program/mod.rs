@@ -6,4 +6,5 @@ pub mod background;
 pub mod host;
 pub mod log;
 pub mod parts;
+pub mod record;
 pub mod serve;

@@ -125,6 +125,12 @@ pub fn lock_protocol(options: &Options, superblock: &Superblock) -> Result<LockP
     })
 }
 
+/// `CLUSTER:FILESYSTEM`: the one asked for, else the one that the filesystem was made with; may be empty.
+pub fn lock_table(options: &Options, superblock: &Superblock) -> String {
+    let on_disk = || String::from_utf8_lossy(superblock.lock_table()).into_owned();
+    options.lock_table.clone().unwrap_or_else(on_disk)
+}
+
 /// The locks of a mount.
 pub enum Locks {
     Local(Arc<LocalLocks>),
@@ -149,8 +155,7 @@ pub async fn open_locks(
 }
 
 async fn join(options: &Options, superblock: &Superblock) -> Result<Arc<Member>, PartError> {
-    let on_disk = || String::from_utf8_lossy(superblock.lock_table()).into_owned();
-    let table = options.lock_table.clone().unwrap_or_else(on_disk);
+    let table = lock_table(options, superblock);
     let missing_table =
         PartError::Missing { what: "-o locktable=CLUSTER:FILESYSTEM, which the filesystem does not name" };
     let (cluster, lockspace) = table.split_once(':').ok_or(missing_table)?;

@@ -22,7 +22,9 @@ use tracing::{error, info, warn};
 use super::arguments::{Arguments, LockProtocol};
 use super::background::{self, Server as Background};
 use super::host::ProcessHost;
+use super::log;
 use super::parts::{self, Locks, Sharing};
+use super::record::{Facts, Record, State};
 use crate::adapter::{Adapter, WriterCaching};
 use crate::handles::Handles;
 use crate::kernel_caches::MountCaches;
@@ -91,9 +93,20 @@ pub async fn serve(arguments: Arguments, background: Background) -> Result<()> {
         }
     };
     match show(&arguments, &shown, protocol, fs.clone(), &port) {
-        Ok(mounted) => mounted.run(fs, locks, background).await,
+        Ok(mounted) => {
+            let facts = Facts {
+                device: shown,
+                mountpoint: mounted.session.mountpoint().to_owned(),
+                lock_table: parts::lock_table(options, &superblock),
+                journal: fs.journal_slot(),
+                log: log::path(&arguments),
+            };
+            let record = Record::begin(mounted.session.connection().number(), facts);
+            mounted.run(fs, locks, background, record).await
+        }
         Err(error) => {
-            close(&fs, locks).await;
+            // Nothing was changed through it, so there is nothing to lose; the error is in the log.
+            let _ = close(&fs, locks).await;
             Err(error)
         }
     }
@@ -141,12 +154,12 @@ fn show(arguments: &Arguments, shown: &str, protocol: LockProtocol, fs: Arc<Fs>,
 }
 
 impl Mounted {
-    async fn run(self, fs: Arc<Fs>, locks: Locks, background: Background) -> Result<()> {
+    async fn run(self, fs: Arc<Fs>, locks: Locks, background: Background, record: Record) -> Result<()> {
         let serving = self.session.serve(Arc::new(self.adapter.clone()))?;
         let (mountpoint, connection) = (self.session.mountpoint().display(), self.session.connection().number());
         info!(%mountpoint, connection, journal = fs.journal_slot(), "mounted");
         spare_from_oom();
-        let watch = tokio::spawn(watch(self.session.clone(), fs.clone()));
+        let watch = tokio::spawn(watch(self.session.clone(), fs.clone(), record.clone()));
         let told = background.ready();
         if let Err(error) = &told {
             error!(%error, "cannot tell that the mount is ready");
@@ -157,7 +170,12 @@ impl Mounted {
         info!(?end, "the kernel has let go of the mount");
         self.adapter.finish().await;
         let is_withdrawn = fs.is_withdrawn();
-        close(&fs, locks).await;
+        let closed = close(&fs, locks).await;
+        match (fs.why_withdrawn(), closed) {
+            (Some(why), _) => record.set(&State::NotClean { why: format!("it had withdrawn: {why}") }),
+            (None, Err(error)) => record.set(&State::NotClean { why: error.to_string() }),
+            (None, Ok(())) => record.end(),
+        }
         told?;
         match end {
             _ if is_withdrawn => Err(Failure::Withdrawn.into()),
@@ -191,21 +209,20 @@ fn spare_from_oom() {
     }
 }
 
-async fn close(fs: &Fs, locks: Locks) {
-    match fs.unmount().await {
-        Ok(()) => info!("unmounted"),
-        Err(error) => {
-            error!(%error, "the unmount was not clean: the journal has to be replayed before others go on");
-            // The locks stay held in the eyes of the other members, who lose this one: what they
-            // protect is not on the disk.
-            return;
-        }
+async fn close(fs: &Fs, locks: Locks) -> gfs_core::Result<()> {
+    if let Err(error) = fs.unmount().await {
+        error!(%error, "the unmount was not clean: the journal has to be replayed before others go on");
+        // The locks stay held in the eyes of the other members, who lose this one: what they
+        // protect is not on the disk.
+        return Err(error);
     }
+    info!("unmounted");
     locks.close().await;
+    Ok(())
 }
 
 /// Ends the mount on a signal, or when the filesystem has withdrawn.
-async fn watch(session: Arc<Session>, fs: Arc<Fs>) {
+async fn watch(session: Arc<Session>, fs: Arc<Fs>, record: Record) {
     let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         error!("signals cannot be caught");
         return;
@@ -216,7 +233,8 @@ async fn watch(session: Arc<Session>, fs: Arc<Fs>) {
             _ = term.recv() => {}
             _ = interrupt.recv() => {}
             () = tokio::time::sleep(WITHDRAW_CHECK) => {
-                if fs.is_withdrawn() {
+                if let Some(why) = fs.why_withdrawn() {
+                    record.set(&State::Withdrawn { why });
                     // Calls that wait end, and nothing cached is shown any more.
                     error!("the filesystem has withdrawn; its FUSE connection is aborted");
                     abort(&session);
