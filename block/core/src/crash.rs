@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::completion::lock;
-use crate::device::{BlockDevice, BlockError, Durability, Geometry, IoFuture};
+use crate::device::{BlockDevice, BlockError, Compared, Durability, Geometry, IoFuture};
 use crate::image::Image;
-use crate::memory::{put_all, ready, total};
+use crate::memory::{compare, put_all, ready, total};
 use crate::units::{ByteLen, ByteOffset};
 
 /// A disk that can lose its power.
@@ -83,7 +83,17 @@ impl CrashDevice {
     }
 
     fn change(&self, at: ByteOffset, len: ByteLen, content: Content, durability: Durability) -> IoFuture<()> {
-        let mut state = lock(&self.state);
+        self.change_in(&mut lock(&self.state), at, len, content, durability)
+    }
+
+    fn change_in(
+        &self,
+        state: &mut State,
+        at: ByteOffset,
+        len: ByteLen,
+        content: Content,
+        durability: Durability,
+    ) -> IoFuture<()> {
         let checked = state.powered().and_then(|()| state.current.geometry().check(at, len));
         if let Err(error) = checked {
             return ready(Err(error));
@@ -139,6 +149,18 @@ impl BlockDevice for CrashDevice {
 
     fn write_zeroes(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
         self.change(at, len, Content::Zeroes, Durability::Cached)
+    }
+
+    /// The write is a forced one: durable once it is answered.
+    fn compare_and_write(&self, at: ByteOffset, expected: Bytes, new: Bytes) -> IoFuture<Compared> {
+        let mut state = lock(&self.state);
+        let found = state.powered().and_then(|()| compare(&state.current, at, &expected, &new));
+        if found != Ok(Compared::Written) {
+            return ready(found);
+        }
+        let len = ByteLen::of(&new);
+        let written = self.change_in(&mut state, at, len, Content::Data(vec![new]), Durability::Forced);
+        Box::pin(async move { written.await.map(|()| Compared::Written) })
     }
 }
 

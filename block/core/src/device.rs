@@ -10,6 +10,7 @@ use std::fmt;
 use base::BoxFuture;
 use bytes::Bytes;
 
+use crate::reservation::{HeldReservation, RegisteredKeys, ReservationChange, ReservationOutcome, ReservationStatus};
 use crate::units::{ByteLen, ByteOffset};
 
 /// Result of a request, later.
@@ -60,6 +61,17 @@ pub enum Durability {
     Forced,
 }
 
+/// What a compare-and-write found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// The bytes were as expected and are replaced; that is durable.
+    Written,
+    /// They differ, first at this byte of the device, and nothing was changed.
+    Differs { at: ByteOffset },
+    /// The path to the device was lost meanwhile, and asking again could do it twice. The caller looks at the bytes.
+    Unknown { what: String },
+}
+
 /// Why a request failed, by whose fault it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockError {
@@ -89,7 +101,7 @@ impl fmt::Display for BlockError {
             }
             Self::OutOfRange { at, len, size } => write!(f, "{len} at {at} reach beyond the device's {size}"),
             Self::ReadOnly => write!(f, "the device is read-only"),
-            Self::Fenced => write!(f, "this node has been fenced off the device"),
+            Self::Fenced => write!(f, "this node has been fenced off the device (RESERVATION CONFLICT)"),
             Self::Unsupported { operation } => write!(f, "the device does not support {operation}"),
             Self::NoSpace => write!(f, "the device's backing store is full"),
             Self::Unavailable { what } => write!(f, "the device is unavailable: {what}"),
@@ -100,7 +112,7 @@ impl fmt::Display for BlockError {
 
 impl std::error::Error for BlockError {}
 
-/// A disk. Requests run concurrently and in no order; two that overlap and are in flight together
+/// A disk; what it cannot do, it answers with `Unsupported`. Requests run concurrently and in no order; two that overlap and are in flight together
 /// leave either's bytes, sector by sector.
 pub trait BlockDevice: Send + Sync + 'static {
     /// Size and sector; may grow while the device is open.
@@ -113,7 +125,7 @@ pub trait BlockDevice: Send + Sync + 'static {
     fn flush(&self) -> IoFuture<()>;
     /// Says that the bytes are not needed; they read as zeroes or as before.
     fn discard(&self, _at: ByteOffset, _len: ByteLen) -> IoFuture<()> {
-        Box::pin(async { Err(BlockError::Unsupported { operation: "discard" }) })
+        unsupported("discard")
     }
     /// How much from `at` on, at most `len`, is alike, and whether it takes space; what does not reads as zeroes.
     /// A device that cannot tell says that all of it does.
@@ -123,6 +135,33 @@ pub trait BlockDevice: Send + Sync + 'static {
     }
     /// Makes the bytes read as zeroes.
     fn write_zeroes(&self, _at: ByteOffset, _len: ByteLen) -> IoFuture<()> {
-        Box::pin(async { Err(BlockError::Unsupported { operation: "write zeroes" }) })
+        unsupported("write zeroes")
     }
+    /// Replaces bytes by others if they are what the caller believes, in one step that nobody else's write comes in
+    /// between. Both buffers are equally long whole sectors; a device takes at least one sector, and says
+    /// `Unsupported` for more than it can.
+    fn compare_and_write(&self, _at: ByteOffset, _expected: Bytes, _new: Bytes) -> IoFuture<Compared> {
+        unsupported("compare and write")
+    }
+    /// Registers, reserves, releases, preempts. Never repeated by the device: an answer that was lost is
+    /// [`ReservationOutcome::Unknown`].
+    fn change_reservation(&self, _change: ReservationChange) -> IoFuture<ReservationOutcome> {
+        unsupported("persistent reservations")
+    }
+    /// The keys that are registered; one that several nodes registered is there as often.
+    fn reservation_keys(&self) -> IoFuture<RegisteredKeys> {
+        unsupported("persistent reservations")
+    }
+    /// The reservation, if there is one.
+    fn reservation(&self) -> IoFuture<HeldReservation> {
+        unsupported("persistent reservations")
+    }
+    /// Who has registered what, and who holds the reservation.
+    fn reservation_status(&self) -> IoFuture<ReservationStatus> {
+        unsupported("reading the full status of persistent reservations")
+    }
+}
+
+fn unsupported<T: Send + 'static>(operation: &'static str) -> IoFuture<T> {
+    Box::pin(async move { Err(BlockError::Unsupported { operation }) })
 }

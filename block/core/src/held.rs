@@ -8,8 +8,9 @@ use base::BoxFuture;
 use bytes::Bytes;
 
 use crate::completion::{Completer, completion, lock};
-use crate::device::{BlockDevice, BlockError, Durability, Geometry, IoFuture};
+use crate::device::{BlockDevice, BlockError, Compared, Durability, Extent, Geometry, IoFuture};
 use crate::memory::total;
+use crate::reservation::{HeldReservation, RegisteredKeys, ReservationChange, ReservationOutcome, ReservationStatus};
 use crate::units::{ByteLen, ByteOffset};
 
 /// What a request asks for.
@@ -20,6 +21,11 @@ pub enum RequestKind {
     Flush,
     Discard,
     WriteZeroes,
+    Extent,
+    CompareAndWrite,
+    ChangeReservation,
+    /// A question about reservations.
+    ReadReservation,
 }
 
 /// One request as the test sees it.
@@ -28,9 +34,9 @@ pub struct Request {
     /// Counts all requests of this device, from 0.
     pub number: u64,
     pub kind: RequestKind,
-    /// 0 for a flush.
+    /// 0 for a flush, and for what concerns reservations.
     pub at: ByteOffset,
-    /// 0 for a flush.
+    /// 0 for a flush, and for what concerns reservations.
     pub len: ByteLen,
 }
 
@@ -164,5 +170,33 @@ impl BlockDevice for HeldDevice {
 
     fn write_zeroes(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
         self.pass(RequestKind::WriteZeroes, at, len, move |inner| inner.write_zeroes(at, len))
+    }
+
+    fn extent(&self, at: ByteOffset, len: ByteLen) -> IoFuture<Extent> {
+        self.pass(RequestKind::Extent, at, len, move |inner| inner.extent(at, len))
+    }
+
+    fn compare_and_write(&self, at: ByteOffset, expected: Bytes, new: Bytes) -> IoFuture<Compared> {
+        self.pass(RequestKind::CompareAndWrite, at, ByteLen::of(&new), move |inner| {
+            inner.compare_and_write(at, expected, new)
+        })
+    }
+
+    fn change_reservation(&self, change: ReservationChange) -> IoFuture<ReservationOutcome> {
+        self.pass(RequestKind::ChangeReservation, ByteOffset(0), ByteLen(0), move |inner| {
+            inner.change_reservation(change)
+        })
+    }
+
+    fn reservation_keys(&self) -> IoFuture<RegisteredKeys> {
+        self.pass(RequestKind::ReadReservation, ByteOffset(0), ByteLen(0), |inner| inner.reservation_keys())
+    }
+
+    fn reservation(&self) -> IoFuture<HeldReservation> {
+        self.pass(RequestKind::ReadReservation, ByteOffset(0), ByteLen(0), |inner| inner.reservation())
+    }
+
+    fn reservation_status(&self) -> IoFuture<ReservationStatus> {
+        self.pass(RequestKind::ReadReservation, ByteOffset(0), ByteLen(0), |inner| inner.reservation_status())
     }
 }

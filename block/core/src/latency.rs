@@ -12,7 +12,8 @@ use base::Host;
 use bytes::Bytes;
 
 use crate::completion::completion;
-use crate::device::{BlockDevice, BlockError, Durability, Geometry, IoFuture};
+use crate::device::{BlockDevice, BlockError, Compared, Durability, Extent, Geometry, IoFuture};
+use crate::reservation::{HeldReservation, RegisteredKeys, ReservationChange, ReservationOutcome, ReservationStatus};
 use crate::units::{ByteLen, ByteOffset};
 
 /// Bounds of one delay; a request has two, on the way in and on the way out.
@@ -87,5 +88,29 @@ impl BlockDevice for LatencyDevice {
 
     fn write_zeroes(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
         self.later(move |inner| inner.write_zeroes(at, len))
+    }
+
+    fn extent(&self, at: ByteOffset, len: ByteLen) -> IoFuture<Extent> {
+        self.later(move |inner| inner.extent(at, len))
+    }
+
+    fn compare_and_write(&self, at: ByteOffset, expected: Bytes, new: Bytes) -> IoFuture<Compared> {
+        self.later(move |inner| inner.compare_and_write(at, expected, new))
+    }
+
+    fn change_reservation(&self, change: ReservationChange) -> IoFuture<ReservationOutcome> {
+        self.later(move |inner| inner.change_reservation(change))
+    }
+
+    fn reservation_keys(&self) -> IoFuture<RegisteredKeys> {
+        self.later(|inner| inner.reservation_keys())
+    }
+
+    fn reservation(&self) -> IoFuture<HeldReservation> {
+        self.later(|inner| inner.reservation())
+    }
+
+    fn reservation_status(&self) -> IoFuture<ReservationStatus> {
+        self.later(|inner| inner.reservation_status())
     }
 }

@@ -11,15 +11,23 @@ pub mod held;
 pub mod image;
 pub mod latency;
 pub mod memory;
+pub mod reservation;
+mod reserved;
 pub mod shared;
 pub mod units;
+pub mod url;
 
 pub use crash::CrashDevice;
-pub use dev::{DevName, DevNameError, IscsiUrl, Secret};
-pub use device::{BlockDevice, BlockError, Durability, Extent, Geometry, IoFuture};
+pub use dev::{DevName, DevNameError};
+pub use device::{BlockDevice, BlockError, Compared, Durability, Extent, Geometry, IoFuture};
 pub use held::{HeldDevice, Request, RequestKind};
 pub use image::Image;
 pub use latency::{Latency, LatencyDevice};
 pub use memory::MemoryDevice;
+pub use reservation::{
+    HeldReservation, Persistence, RegisteredKeys, Registration, Reservation, ReservationChange, ReservationKey,
+    ReservationKind, ReservationOutcome, ReservationStatus,
+};
 pub use shared::SharedDisk;
 pub use units::{ByteLen, ByteOffset};
+pub use url::{IscsiLogin, IscsiPortal, IscsiUrl, Secret};

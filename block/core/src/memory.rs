@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::completion::lock;
-use crate::device::{BlockDevice, BlockError, Durability, Geometry, IoFuture};
+use crate::device::{BlockDevice, BlockError, Compared, Durability, Geometry, IoFuture};
 use crate::image::Image;
 use crate::units::{ByteLen, ByteOffset};
 
@@ -72,6 +72,29 @@ impl BlockDevice for MemoryDevice {
     fn write_zeroes(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
         self.change(at, len, |image| image.zero(at, len))
     }
+
+    fn compare_and_write(&self, at: ByteOffset, expected: Bytes, new: Bytes) -> IoFuture<Compared> {
+        let mut image = lock(&self.image);
+        let found = compare(&image, at, &expected, &new);
+        if found == Ok(Compared::Written) {
+            image.write(at, &new);
+        }
+        ready(found)
+    }
+}
+
+/// What a compare-and-write of this image finds; the image is left as it is.
+pub(crate) fn compare(image: &Image, at: ByteOffset, expected: &Bytes, new: &Bytes) -> Result<Compared, BlockError> {
+    let len = ByteLen::of(expected);
+    image.geometry().check(at, len)?;
+    if len != ByteLen::of(new) {
+        return Err(BlockError::Misaligned { at, len: ByteLen::of(new), sector: image.geometry().sector });
+    }
+    let found = image.read(at, len);
+    Ok(match found.iter().zip(expected).position(|(found, expected)| found != expected) {
+        None => Compared::Written,
+        Some(byte) => Compared::Differs { at: at + ByteLen(byte as u64) },
+    })
 }
 
 /// An answer that is there already.

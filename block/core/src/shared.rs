@@ -5,21 +5,26 @@
 //! was let in is therefore counted until the device has ended it; if its caller drops it, the gate
 //! takes it over and the fence drives it to its end.
 //!
+//! Persistent reservations work here as on a target: each device that [`SharedDisk::node`] gives is a nexus of its own,
+//! and a preempt-and-abort is answered when the victim's writes have ended, as a fence is.
+//!
 //! A closed gate stays closed. A node that comes back is let in again by [`SharedDisk::admit`] and
 //! asks for a new device: what an earlier life of it still holds stays shut out.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
 use base::{BoxFuture, NodeId};
 use bytes::Bytes;
 
 use crate::completion::lock;
-use crate::device::{BlockDevice, BlockError, Durability, Geometry, IoFuture};
+use crate::device::{BlockDevice, BlockError, Compared, Durability, Extent, Geometry, IoFuture};
 use crate::memory::ready;
+use crate::reservation::{HeldReservation, RegisteredKeys, ReservationChange, ReservationOutcome, ReservationStatus};
+use crate::reserved::{Access, Changed, Nexus, ReservationTable};
 use crate::units::{ByteLen, ByteOffset};
 
 /// One disk that many nodes reach.
@@ -27,12 +32,21 @@ use crate::units::{ByteLen, ByteOffset};
 pub struct SharedDisk {
     disk: Arc<dyn BlockDevice>,
     nodes: Arc<Mutex<BTreeMap<NodeId, NodeGates>>>,
+    nexuses: Arc<Mutex<Nexuses>>,
+}
+
+/// Every way to the disk, and what is reserved. Locked before a gate's state, so that no write slips in between.
+#[derive(Default)]
+struct Nexuses {
+    table: ReservationTable,
+    /// By number: whose it is, and its gate while somebody has it or it has writes in flight.
+    gates: Vec<(NodeId, Weak<Gate>)>,
 }
 
 impl SharedDisk {
     /// Shares `disk`.
     pub fn new(disk: Arc<dyn BlockDevice>) -> SharedDisk {
-        SharedDisk { disk, nodes: Arc::default() }
+        SharedDisk { disk, nodes: Arc::default(), nexuses: Arc::default() }
     }
 
     /// The disk as `node` sees it: a new gate, open unless the node is fenced.
@@ -45,7 +59,12 @@ impl SharedDisk {
         if !gates.is_fenced {
             gates.open.push(gate.clone());
         }
-        Arc::new(NodeDevice { disk: self.disk.clone(), gate })
+        let nexus = {
+            let mut nexuses = lock(&self.nexuses);
+            nexuses.gates.push((node, Arc::downgrade(&gate)));
+            nexuses.gates.len() as Nexus - 1
+        };
+        Arc::new(NodeDevice { disk: self.disk.clone(), gate, nexus, nexuses: self.nexuses.clone() })
     }
 
     /// Closes every gate of `node`, at once; completes when its last write has ended. Reads are
@@ -148,12 +167,19 @@ impl Gate {
 struct NodeDevice {
     disk: Arc<dyn BlockDevice>,
     gate: Arc<Gate>,
+    nexus: Nexus,
+    nexuses: Arc<Mutex<Nexuses>>,
 }
 
 impl NodeDevice {
-    fn guarded(&self, start: impl FnOnce(&dyn BlockDevice) -> IoFuture<()>) -> IoFuture<()> {
-        if let Err(fenced) = self.gate.enter() {
-            return ready(Err(fenced));
+    fn guarded<T: Send + 'static>(&self, start: impl FnOnce(&dyn BlockDevice) -> IoFuture<T>) -> IoFuture<T> {
+        {
+            // Held until the write is counted: a preempt after this waits for it.
+            let nexuses = lock(&self.nexuses);
+            let is_allowed = nexuses.table.allows(self.nexus, Access::Write);
+            if let Err(fenced) = if is_allowed { self.gate.enter() } else { Err(BlockError::Fenced) } {
+                return ready(Err(fenced));
+            }
         }
         if !lock(&self.gate.state).orphans.is_empty() {
             self.gate.drive_orphans(&mut Context::from_waker(Waker::noop()));
@@ -161,6 +187,19 @@ impl NodeDevice {
             self.gate.wake_waiters();
         }
         Box::pin(Admitted { write: Some(start(&*self.disk)), gate: self.gate.clone() })
+    }
+
+    fn check_open(&self, access: Access) -> Result<(), BlockError> {
+        let is_allowed = lock(&self.nexuses).table.allows(self.nexus, access);
+        if lock(&self.gate.state).is_closed || !is_allowed { Err(BlockError::Fenced) } else { Ok(()) }
+    }
+
+    /// What a question about reservations finds; a closed gate gives no answers.
+    fn told<T: Send + 'static>(&self, tell: impl FnOnce(&Nexuses) -> T) -> IoFuture<T> {
+        if lock(&self.gate.state).is_closed {
+            return ready(Err(BlockError::Fenced));
+        }
+        ready(Ok(tell(&lock(&self.nexuses))))
     }
 }
 
@@ -170,10 +209,10 @@ impl BlockDevice for NodeDevice {
     }
 
     fn read(&self, at: ByteOffset, len: ByteLen) -> IoFuture<Bytes> {
-        if lock(&self.gate.state).is_closed {
-            return ready(Err(BlockError::Fenced));
+        match self.check_open(Access::Read) {
+            Ok(()) => self.disk.read(at, len),
+            Err(fenced) => ready(Err(fenced)),
         }
-        self.disk.read(at, len)
     }
 
     fn write(&self, at: ByteOffset, data: Vec<Bytes>, durability: Durability) -> IoFuture<()> {
@@ -181,30 +220,74 @@ impl BlockDevice for NodeDevice {
     }
 
     fn flush(&self) -> IoFuture<()> {
-        if lock(&self.gate.state).is_closed {
-            return ready(Err(BlockError::Fenced));
+        match self.check_open(Access::Write) {
+            Ok(()) => self.disk.flush(),
+            Err(fenced) => ready(Err(fenced)),
         }
-        self.disk.flush()
     }
 
     fn discard(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
         self.guarded(|disk| disk.discard(at, len))
     }
 
+    fn extent(&self, at: ByteOffset, len: ByteLen) -> IoFuture<Extent> {
+        match self.check_open(Access::Read) {
+            Ok(()) => self.disk.extent(at, len),
+            Err(fenced) => ready(Err(fenced)),
+        }
+    }
+
     fn write_zeroes(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
         self.guarded(|disk| disk.write_zeroes(at, len))
+    }
+
+    fn compare_and_write(&self, at: ByteOffset, expected: Bytes, new: Bytes) -> IoFuture<Compared> {
+        self.guarded(|disk| disk.compare_and_write(at, expected, new))
+    }
+
+    fn change_reservation(&self, change: ReservationChange) -> IoFuture<ReservationOutcome> {
+        let mut nexuses = lock(&self.nexuses);
+        if lock(&self.gate.state).is_closed {
+            return ready(Err(BlockError::Fenced));
+        }
+        let Changed { outcome, abort } = nexuses.table.change(self.nexus, &change);
+        let gate = |nexus: &Nexus| usize::try_from(*nexus).ok().and_then(|at| nexuses.gates.get(at)?.1.upgrade());
+        let gates: Vec<Arc<Gate>> = abort.iter().filter_map(gate).collect();
+        Box::pin(async move {
+            for gate in gates {
+                Drained { gate }.await;
+            }
+            Ok(outcome)
+        })
+    }
+
+    fn reservation_keys(&self) -> IoFuture<RegisteredKeys> {
+        self.told(|nexuses| nexuses.table.keys())
+    }
+
+    fn reservation(&self) -> IoFuture<HeldReservation> {
+        self.told(|nexuses| nexuses.table.reservation())
+    }
+
+    fn reservation_status(&self) -> IoFuture<ReservationStatus> {
+        self.told(|nexuses| {
+            nexuses.table.status(|nexus| {
+                let node = usize::try_from(nexus).ok().and_then(|at| nexuses.gates.get(at)).map(|(node, _)| node.0);
+                format!("node {}, nexus {nexus}", node.unwrap_or_default())
+            })
+        })
     }
 }
 
 /// A write that the gate let in.
-struct Admitted {
+struct Admitted<T: Send + 'static> {
     /// `None` once it has ended.
-    write: Option<IoFuture<()>>,
+    write: Option<IoFuture<T>>,
     gate: Arc<Gate>,
 }
 
-impl Future for Admitted {
-    type Output = Result<(), BlockError>;
+impl<T: Send + 'static> Future for Admitted<T> {
+    type Output = Result<T, BlockError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let write = self.write.as_mut().expect("invariant: not polled after its end");
@@ -215,10 +298,10 @@ impl Future for Admitted {
     }
 }
 
-impl Drop for Admitted {
+impl<T: Send + 'static> Drop for Admitted<T> {
     fn drop(&mut self) {
         let Some(write) = self.write.take() else { return };
-        lock(&self.gate.state).orphans.push(write);
+        lock(&self.gate.state).orphans.push(Box::pin(async move { write.await.map(drop) }));
         self.gate.wake_waiters();
     }
 }

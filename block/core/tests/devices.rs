@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use base::NodeId;
 use block_core::{
-    BlockDevice, BlockError, ByteLen, ByteOffset, CrashDevice, Durability, HeldDevice, MemoryDevice, RequestKind,
-    SharedDisk,
+    BlockDevice, BlockError, ByteLen, ByteOffset, Compared, CrashDevice, Durability, HeldDevice, MemoryDevice,
+    Persistence, RequestKind, ReservationChange, ReservationKey, ReservationKind, ReservationOutcome, SharedDisk,
 };
 use bytes::Bytes;
 
@@ -186,4 +186,71 @@ fn a_test_holds_releases_and_fails_single_requests() {
     assert!(held.release(2) && held.fail(1, BlockError::NoSpace) && !held.release(1));
     assert_eq!(now(second), Ok(()));
     assert_eq!(now(first), Err(BlockError::NoSpace));
+}
+
+#[test]
+fn a_compare_and_write_changes_nothing_unless_the_bytes_are_as_expected() {
+    let devices: [Arc<dyn BlockDevice>; 2] =
+        [MemoryDevice::new(ByteLen(8 * SECTOR)), CrashDevice::new(ByteLen(8 * SECTOR))];
+    for device in devices {
+        write(&*device, 2, 1, 2).expect("the write fits");
+        let sector = |value: u8| Bytes::from(vec![value; SECTOR as usize]);
+        let swap = |at: u64, old: u8, new: u8| {
+            now(device.compare_and_write(ByteOffset(at * SECTOR), sector(old), sector(new)))
+        };
+        assert_eq!(swap(2, 9, 3), Ok(Compared::Differs { at: ByteOffset(2 * SECTOR) }));
+        assert_eq!(first_byte(&*device, 2), 1);
+        assert_eq!(swap(2, 1, 3), Ok(Compared::Written));
+        assert_eq!((first_byte(&*device, 2), first_byte(&*device, 3)), (3, 1));
+        assert!(matches!(swap(8, 0, 1), Err(BlockError::OutOfRange { .. })));
+        let uneven = now(device.compare_and_write(ByteOffset(0), sector(0), sectors(1, 2).concat().into()));
+        assert!(matches!(uneven, Err(BlockError::Misaligned { .. })));
+        let refused = now(device.reservation_keys());
+        assert!(matches!(refused, Err(BlockError::Unsupported { .. })));
+    }
+}
+
+#[test]
+fn a_compare_and_write_survives_a_power_cut_once_it_is_answered() {
+    let disk = CrashDevice::new(ByteLen(8 * SECTOR));
+    let sector = |value: u8| Bytes::from(vec![value; SECTOR as usize]);
+    write(&*disk, 0, 1, 1).expect("the write fits");
+    assert_eq!(now(disk.compare_and_write(ByteOffset(0), sector(1), sector(2))), Ok(Compared::Written));
+    for seed in 0..50 {
+        let after = MemoryDevice::from_image(disk.power_cut(&mut chooser(seed)));
+        assert_eq!(first_byte(&*after, 0), 2, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_preempt_and_abort_is_answered_when_the_victims_writes_have_ended() {
+    let held = HeldDevice::new(MemoryDevice::new(ByteLen(64 * SECTOR)));
+    let disk = SharedDisk::new(held.clone());
+    let (survivor, victim) = (disk.node(NodeId(1)), disk.node(NodeId(2)));
+    let key = |number: u64| ReservationKey::new(number).expect("not zero");
+    let kind = ReservationKind::WriteExclusiveAll;
+    let persistence = Persistence::SurvivesPowerLoss;
+    for (node, number) in [(&survivor, 11), (&victim, 22)] {
+        let register = ReservationChange::Register { own: None, new: Some(key(number)), persistence };
+        assert_eq!(now(node.change_reservation(register)), Ok(ReservationOutcome::Done));
+    }
+    let reserve = ReservationChange::Reserve { own: key(11), kind };
+    assert_eq!(now(survivor.change_reservation(reserve)), Ok(ReservationOutcome::Done));
+    assert_eq!(now(victim.reservation_keys()).expect("it tells").keys, [key(11), key(22)]);
+
+    held.hold(|request| request.kind == RequestKind::Write);
+    let mut late = Box::pin(victim.write(ByteOffset(0), sectors(7, 1), Durability::Cached));
+    assert!(poll(late.as_mut()).is_pending());
+    let fence = ReservationChange::PreemptAndAbort { own: key(11), victim: key(22), kind };
+    let mut fencing = Box::pin(survivor.change_reservation(fence));
+    assert!(poll(fencing.as_mut()).is_pending());
+    assert_eq!(write(&*victim, 1, 7, 1), Err(BlockError::Fenced));
+    held.release_all();
+    assert!(matches!(poll(late.as_mut()), Poll::Ready(Ok(()))));
+    assert_eq!(poll(fencing.as_mut()), Poll::Ready(Ok(ReservationOutcome::Done)));
+    assert_eq!(write(&*victim, 1, 7, 1), Err(BlockError::Fenced));
+    assert_eq!(first_byte(&*victim, 1), 0);
+    write(&*survivor, 1, 8, 1).expect("the survivor writes on");
+    let status = now(survivor.reservation_status()).expect("it tells");
+    assert_eq!((status.registrations.len(), status.registrations[0].holds), (1, Some(kind)));
 }
