@@ -1,7 +1,8 @@
 //! A unit's reservations while the program runs, and on the disk where they are to survive a restart (APTPL).
 //!
-//! A change is on the disk before it counts. The file has its own format version and is replaced as a whole, so it is
-//! always either the old or the new table.
+//! A change is on the disk before it counts. The file has its own format version and a checksum, and is replaced as a
+//! whole, so it is always either the old or the new table; one that is neither is refused, because a forgotten registration
+//! would let a node write that was shut out.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -14,8 +15,9 @@ use iscsi_target_proto::scsi::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Format of the file that this program writes and understands.
-const FORMAT: u32 = 1;
+/// Format of the file that this program writes and understands; the first word of its first line. Behind it stands the
+/// checksum (CRC32C, hexadecimal) of the lines that follow.
+const FORMAT: &str = "corral-reservations-2";
 
 /// The reservations of one unit.
 #[derive(Default)]
@@ -32,7 +34,6 @@ pub struct UnitReservations {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
-    format: u32,
     registrants: Vec<KeptRegistrant>,
     /// Type of the reservation as in PERSISTENT RESERVE OUT.
     reservation: Option<u8>,
@@ -51,9 +52,14 @@ struct KeptRegistrant {
 impl UnitReservations {
     /// Reads the table that was kept in `file`, if there is one.
     pub fn open(file: PathBuf) -> Result<Self, String> {
-        let tell = |what: String| format!("reservations {}: {what}", file.display());
-        let table = match std::fs::read_to_string(&file) {
-            Ok(text) => decode(&text).map_err(tell)?,
+        let tell = |what: String| {
+            let file = file.display();
+            format!(
+                "reservations {file}: {what}; to start without what it held, move it away and have every node register anew"
+            )
+        };
+        let table = match std::fs::read(&file) {
+            Ok(content) => decode(&content).map_err(tell)?,
             Err(error) if error.kind() == ErrorKind::NotFound => Reservations::default(),
             Err(error) => return Err(tell(error.to_string())),
         };
@@ -130,8 +136,10 @@ pub fn write_whole(file: &Path, content: &[u8]) -> Result<(), std::io::Error> {
     sync_folder(file)
 }
 
-fn sync_folder(file: &Path) -> Result<(), std::io::Error> {
-    File::open(file.parent().unwrap_or(Path::new(".")))?.sync_all()
+/// Makes the name of a file or folder durable.
+pub fn sync_folder(file: &Path) -> Result<(), std::io::Error> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn encode(table: &Reservations) -> String {
@@ -142,19 +150,25 @@ fn encode(table: &Reservations) -> String {
     });
     let holder = table.held.as_ref().and_then(|held| held.holder.as_ref());
     let kept = Kept {
-        format: FORMAT,
         registrants: registrants.collect(),
         reservation: table.held.as_ref().map(|held| held.kind.to_byte()),
         holder: holder.and_then(|holder| table.registrants.iter().position(|registrant| registrant.nexus == *holder)),
     };
-    serde_json::to_string_pretty(&kept).expect("invariant: strings and numbers have a JSON form")
+    let body = serde_json::to_string_pretty(&kept).expect("invariant: strings and numbers have a JSON form");
+    format!("{FORMAT} {:08x}\n{body}\n", crc32c::crc32c(format!("{body}\n").as_bytes()))
 }
 
-fn decode(text: &str) -> Result<Reservations, String> {
-    let kept: Kept = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if kept.format != FORMAT {
-        return Err(format!("its format is {}, this program knows {FORMAT}", kept.format));
+fn decode(content: &[u8]) -> Result<Reservations, String> {
+    let text = std::str::from_utf8(content).map_err(|_| "it is damaged (not text)".to_owned())?;
+    let (heading, body) = text.split_once('\n').ok_or("it is damaged (it ends within its first line)")?;
+    let (format, checksum) = heading.split_once(' ').unwrap_or((heading, ""));
+    if format != FORMAT {
+        return Err(format!("its format is '{format}', this program knows '{FORMAT}'"));
     }
+    if checksum != format!("{:08x}", crc32c::crc32c(body.as_bytes())) {
+        return Err("it is damaged (its checksum is not that of its content)".to_owned());
+    }
+    let kept: Kept = serde_json::from_str(body).map_err(|error| error.to_string())?;
     let registrants: Vec<Registrant> = kept
         .registrants
         .into_iter()
@@ -188,9 +202,16 @@ mod tests {
             ..Reservations::default()
         };
         let text = encode(&table);
-        assert_eq!(decode(&text), Ok(table));
-        assert!(decode(&text.replace("\"format\": 1", "\"format\": 2")).is_err());
-        assert!(decode(&text.replace("\"holder\": 0", "\"holder\": 7")).is_err());
-        assert!(decode("{}").is_err());
+        assert_eq!(decode(text.as_bytes()), Ok(table));
+        for length in 0..text.len() {
+            assert!(decode(&text.as_bytes()[..length]).is_err(), "cut to {length} bytes");
+        }
+        for at in 0..text.len() {
+            let mut damaged = text.clone().into_bytes();
+            damaged[at] ^= 0x04;
+            assert!(decode(&damaged).is_err(), "byte {at} changed");
+        }
+        let newer = decode(text.replace("reservations-2", "reservations-3").as_bytes());
+        assert!(newer.is_err_and(|said| said.contains("corral-reservations-3")));
     }
 }

@@ -3,12 +3,14 @@
 //! It carries a format version from the start; a newer one is refused rather than misread.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::reservations::{sync_folder, write_whole};
 
 /// Format of the directory's contents that this program writes and understands.
 const FORMAT: &str = "corral-target-state 1";
@@ -40,8 +42,8 @@ impl StateDirectory {
                 ));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let mut file = File::create(&format).map_err(tell)?;
-                writeln!(file, "{FORMAT}").and_then(|()| file.sync_all()).map_err(tell)?;
+                sync_folder(path).map_err(tell)?;
+                write_whole(&format, format!("{FORMAT}\n").as_bytes()).map_err(tell)?;
             }
             Err(error) => return Err(tell(error)),
         }
