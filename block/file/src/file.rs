@@ -67,6 +67,31 @@ impl FileDevice {
         Ok(open.geometry())
     }
 
+    /// Makes a file larger, with all its space (`is_full`) or as a hole, durably, and says the new size. If there is no
+    /// room it keeps the size it has. A device has the size it has.
+    pub fn grow(&self, size: ByteLen, is_full: bool) -> io::Result<Geometry> {
+        let (open, file) = (&self.open, self.open.file());
+        let before = file.metadata()?.len();
+        if open.kind == Kind::File && size.0 > before {
+            let more = ByteLen(size.0 - before);
+            let made = match is_full {
+                true => open.allocate(FallocateFlags::empty(), ByteOffset(before), more),
+                false => file.set_len(size.0),
+            };
+            let made = match made {
+                Err(error) if is_unsupported(&error) => file.set_len(size.0),
+                other => other,
+            };
+            if let Err(error) = made {
+                // Nobody has been told of the new blocks yet. The error to report is the first one.
+                let _ = file.set_len(before);
+                return Err(error);
+            }
+            file.sync_all()?;
+        }
+        self.refresh()
+    }
+
     fn submit<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Open) -> Result<T, BlockError> + Send + 'static,
