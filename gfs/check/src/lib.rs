@@ -15,6 +15,7 @@
 mod attributes;
 mod directories;
 mod groups;
+pub mod inspect;
 pub mod journal;
 mod links;
 mod report;
