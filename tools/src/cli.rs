@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::{demo, iscsi, links, mount, output, sibling, status};
+use crate::{demo, fsck, iscsi, journal, links, mount, output, sibling, status};
 
 /// Corral: one GFS2 filesystem on one shared disk, mounted by several machines at once.
 #[derive(Parser, Debug)]
@@ -49,6 +49,17 @@ enum Command {
     Mkfs {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         arguments: Vec<OsString>,
+    },
+    /// Replay dirty journals and check the structure; takes the options of fsck.gfs2 and ends with its exit codes
+    #[command(disable_help_flag = true)]
+    Fsck {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        arguments: Vec<OsString>,
+    },
+    /// Show journals, what is in them, and replay them
+    Journal {
+        #[command(subcommand)]
+        what: journal::JournalCommand,
     },
     /// Show the mounts of this machine, and the processes of the quickstart cluster
     Status {
@@ -96,6 +107,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     match called.file_name().and_then(|n| n.to_str()) {
         Some("mkfs.gfs2") => failed("mkfs.gfs2", &sibling::become_program("mkfs.gfs2", rest.to_vec()), 1),
         Some("mount.gfs2") => mount_helper(rest),
+        Some("fsck.gfs2") => fsck::run("fsck.gfs2", rest),
         _ => command(Cli::parse_from(arguments).command),
     }
 }
@@ -110,6 +122,8 @@ fn command(command: Command) -> ExitCode {
             Err(message) => failed("corral umount", &message, 32),
         },
         Command::Mkfs { arguments } => failed("corral mkfs", &sibling::become_program("mkfs.gfs2", arguments), 1),
+        Command::Fsck { arguments } => fsck::run("corral fsck", &arguments),
+        Command::Journal { what } => journal::run(what),
         Command::Status { json } => match status::collect() {
             Ok(status) if json => {
                 output::print_json(&serde_json::json!(status));

@@ -8,6 +8,16 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// The time of day, for what is written on a disk.
+#[expect(clippy::disallowed_methods, reason = "a program may read the clock; nothing below one does")]
+pub fn wall() -> base::WallTime {
+    // A clock before 1970 has nothing sensible to say but the epoch.
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or_else(
+        |_| base::WallTime::default(),
+        |since| base::WallTime { seconds: since.as_secs().cast_signed(), nanos: since.subsec_nanos() },
+    )
+}
+
 /// Asks `done` every 20 ms until it answers yes or `bound` has passed; whether it did.
 pub fn wait_until(bound: Duration, mut done: impl FnMut() -> bool) -> bool {
     let deadline = now() + bound;

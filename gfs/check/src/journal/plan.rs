@@ -20,6 +20,8 @@ pub struct Plan {
     pub revoked: BTreeMap<u64, u64>,
     /// The node's changes that the totals do not have yet.
     pub space: Space,
+    /// Whether the log says what they are; the first version of log headers does not.
+    pub has_space: bool,
 }
 
 /// A node's difference to the totals.
@@ -52,6 +54,7 @@ impl Plan {
             let found = format!("block {} of {}", head.tail.get(), log.blocks);
             return Err(damaged(head.address.get(), "a tail within the log", found));
         }
+        plan.has_space = head.crc.get() != 0;
         plan.space = Space {
             total: head.local_total.get().cast_signed(),
             free: head.local_free.get().cast_signed(),
@@ -88,11 +91,6 @@ impl Plan {
             }
         }
         Ok(plan)
-    }
-
-    /// Whether the replay changes the totals.
-    pub fn changes_space(&self) -> bool {
-        self.space != Space::default()
     }
 }
 
