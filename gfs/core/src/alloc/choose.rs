@@ -108,6 +108,13 @@ impl Fs {
         self.open_group(group, guard).await
     }
 
+    /// Holds one group for reading: nothing in it may be changed.
+    pub(crate) async fn look_at_group(&self, group: &Arc<Group>) -> Result<GroupEdit> {
+        let glock = self.glocks.get(GlockKey::resource_group(group.address));
+        let guard = glock.shared(RequestClass::Ordinary).await?;
+        self.open_group(group, guard).await
+    }
+
     /// Locks every group that holds one of `blocks`, in order of address.
     pub(crate) async fn lock_groups_of(&self, blocks: impl Iterator<Item = u64>) -> Result<Vec<GroupEdit>> {
         let mut wanted = Vec::new();

@@ -4,6 +4,7 @@ mod attr;
 mod block;
 mod create;
 mod eattr;
+pub(crate) mod reclaim;
 mod rename;
 mod unlink;
 

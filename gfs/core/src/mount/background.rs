@@ -27,6 +27,7 @@ pub async fn run(fs: Weak<Fs>) {
         };
         sleep.await;
         let Some(fs) = fs.upgrade() else { return };
+        let _chore = fs.chores.lock().await;
         if fs.is_unmounted.load(Ordering::SeqCst) || fs.is_withdrawn() || fs.is_read_only {
             return;
         }

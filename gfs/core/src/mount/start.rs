@@ -88,9 +88,11 @@ impl Fs {
         let parts: Vec<JournalParts<'_>> =
             range.clone().map(|number| JournalParts { ring: &journals[number].1, facts: &facts[number] }).collect();
         let mut lost_space = SpaceChange::default();
+        let mut is_anything_replayed = false;
         for (number, done) in range.zip(recover(&ports.device, &parts, totals, ports.host.wall_time()).await?) {
             let Some(done) = done else { continue };
             info!(journal = number, blocks = done.blocks, revoked = done.revoked, "replayed");
+            is_anything_replayed = true;
             lost_space = done.space;
         }
         // What was read before the replay may have been written by it.
@@ -132,6 +134,9 @@ impl Fs {
         }
         let host = fs.host.clone();
         host.spawn(Box::pin(super::background::run(Arc::downgrade(&fs))));
+        if is_anything_replayed && !fs.is_read_only {
+            host.spawn(Box::pin(crate::inode::reclaim::run(Arc::downgrade(&fs))));
+        }
         info!(slot, "mounted");
         Ok(fs)
     }
@@ -162,6 +167,7 @@ impl Fs {
             groups: GroupIndex::new(Vec::new(), 0, 1),
             system: SystemInodes { root, statfs: root },
             is_read_only: true,
+            chores: tokio::sync::Mutex::new(()),
             is_withdrawn: AtomicBool::new(false),
             withdrawn_by: OnceLock::new(),
             is_unmounted: AtomicBool::new(false),

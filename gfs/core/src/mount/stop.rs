@@ -10,6 +10,7 @@ impl Fs {
     /// Ends the mount. No operation may be under way. After an error nothing more is written and
     /// the journal stays dirty, for the next mount to replay.
     pub async fn unmount(&self) -> Result<()> {
+        let _chores_rest = self.chores.lock().await;
         if self.is_unmounted.load(Ordering::SeqCst) {
             return Ok(());
         }
