@@ -23,7 +23,7 @@ pub const TRANSFER_MAX: u64 = 16 * 1024 * 1024;
 /// A transfer that is best for speed, in bytes.
 const TRANSFER_BEST: u64 = 1024 * 1024;
 
-/// Bytes of a page of the backing file.
+/// Bytes of a page of the backing file: less is written by reading the rest first.
 const PAGE: u32 = 4096;
 /// Bytes in which space of a thin unit is best freed.
 const THIN_PIECE: u32 = 128 * 1024;
@@ -120,7 +120,8 @@ impl LogicalUnit {
     /// Size and block length as they are now.
     pub fn capacity(&self) -> Capacity {
         let geometry = self.device.geometry();
-        // Of a thin unit with small blocks it is the piece in which freeing space is worth while; else a page of the file.
+        // Of a thin unit with small blocks it is the piece in which freeing space is worth while (docs/scsi.md says why);
+        // else a page of the file.
         let physical = if self.is_thin && geometry.sector < PAGE { THIN_PIECE } else { PAGE };
         let physical_exponent = (physical / geometry.sector).checked_ilog2().unwrap_or(0) as u8;
         Capacity { blocks: geometry.sectors, block_length: geometry.sector, physical_exponent, is_thin: self.is_thin }
