@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::{demo, fsck, iscsi, journal, links, mount, output, sibling, status};
+use crate::{demo, fsck, iscsi, journal, links, mount, output, sibling, status, target};
 
 /// Corral: one GFS2 filesystem on one shared disk, mounted by several machines at once.
 #[derive(Parser, Debug)]
 #[command(name = "corral", version, arg_required_else_help = true)]
 struct Cli {
+    /// Which node or target a command talks to (also CORRAL_STATE)
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -72,6 +75,8 @@ enum Command {
         #[command(subcommand)]
         what: IscsiCommand,
     },
+    /// Look at a running corral-target, shut initiators out, make units larger
+    Target(target::Arguments),
     /// Start a target and three nodes on this machine (what ./quickstart runs once everything is built)
     Quickstart,
     /// End everything that quickstart started: no process, mount or namespace stays
@@ -108,7 +113,10 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Some("mkfs.gfs2") => failed("mkfs.gfs2", &sibling::become_program("mkfs.gfs2", rest.to_vec()), 1),
         Some("mount.gfs2") => mount_helper(rest),
         Some("fsck.gfs2") => fsck::run("fsck.gfs2", rest),
-        _ => command(Cli::parse_from(arguments).command),
+        _ => match Cli::parse_from(arguments) {
+            Cli { state, command: Command::Target(arguments) } => target::run(&arguments, state),
+            Cli { command: other, .. } => command(other),
+        },
     }
 }
 
@@ -148,6 +156,7 @@ fn command(command: Command) -> ExitCode {
             }
             Err(message) => failed("corral iscsi capacity", &message, 1),
         },
+        Command::Target(arguments) => target::run(&arguments, None),
         Command::Quickstart => demo::quickstart(),
         Command::Down { purge } => demo::down(purge),
         Command::Links { dir } => make_links(&dir),

@@ -23,4 +23,5 @@ pub mod record;
 pub mod recovery;
 pub mod sibling;
 pub mod status;
+pub mod target;
 pub mod users;

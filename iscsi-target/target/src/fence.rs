@@ -14,10 +14,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::access::{AddressRange, check_initiator_name};
+use crate::kept::{seal, unseal};
 use crate::reservations::write_whole;
 
 /// Format of the file that this program writes and understands.
-const FORMAT: u32 = 1;
+const FORMAT: &str = "corral-fences-1";
 /// More fences than this are not kept.
 const FENCES_MAX: usize = 4096;
 
@@ -82,13 +83,6 @@ pub struct Fences {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept {
-    format: u32,
-    fences: Vec<KeptFence>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct KeptFence {
     initiator: String,
     since: u64,
@@ -98,9 +92,11 @@ impl Fences {
     /// Reads the fences that were kept in `file`, if there is one. One that cannot be read stops the program: nobody
     /// who was shut out may come in because of a damaged file.
     pub fn open(file: PathBuf) -> Result<Self, String> {
-        let tell = |what: String| format!("fences {}: {what}", file.display());
-        let table = match std::fs::read_to_string(&file) {
-            Ok(text) => decode(&text).map_err(tell)?,
+        let tell = |what: String| {
+            format!("fences {}: {what}; to start without it, move it away and fence anew", file.display())
+        };
+        let table = match std::fs::read(&file) {
+            Ok(content) => decode(&content).map_err(tell)?,
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(tell(error.to_string())),
         };
@@ -157,17 +153,13 @@ impl Fences {
 }
 
 fn encode(table: &[Fence]) -> String {
-    let fences = table.iter().map(|fence| KeptFence { initiator: fence.whom.to_string(), since: fence.since });
-    let kept = Kept { format: FORMAT, fences: fences.collect() };
-    serde_json::to_string_pretty(&kept).expect("invariant: strings and numbers have a JSON form")
+    let kept = table.iter().map(|fence| KeptFence { initiator: fence.whom.to_string(), since: fence.since });
+    seal(FORMAT, &kept.collect::<Vec<_>>())
 }
 
-fn decode(text: &str) -> Result<Vec<Fence>, String> {
-    let kept: Kept = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if kept.format != FORMAT {
-        return Err(format!("its format is {}, this program knows {FORMAT}", kept.format));
-    }
-    kept.fences.into_iter().map(|kept| Ok(Fence { whom: kept.initiator.parse()?, since: kept.since })).collect()
+fn decode(content: &[u8]) -> Result<Vec<Fence>, String> {
+    let kept: Vec<KeptFence> = unseal(FORMAT, content)?;
+    kept.into_iter().map(|kept| Ok(Fence { whom: kept.initiator.parse()?, since: kept.since })).collect()
 }
 
 #[cfg(test)]
@@ -192,11 +184,10 @@ mod tests {
     fn a_fence_survives_its_file_and_nonsense_is_refused() {
         let whom: Whom = "iqn.2026-11.test:a".parse().expect("a name");
         let table = vec![Fence { whom, since: 7 }, Fence { whom: "10.0.0.7".parse().expect("an address"), since: 8 }];
-        let text = encode(&table);
-        assert_eq!(decode(&text), Ok(table));
-        assert!(decode(&text.replace("\"format\": 1", "\"format\": 2")).is_err());
-        assert!(decode(&text.replace("10.0.0.7", "somebody")).is_err());
-        assert!(decode("{}").is_err());
+        assert_eq!(decode(encode(&table).as_bytes()), Ok(table));
+        let somebody = seal(FORMAT, &[KeptFence { initiator: "somebody".to_owned(), since: 1 }]);
+        assert!(decode(somebody.as_bytes()).is_err());
+        assert!(decode(b"").is_err());
     }
 
     #[test]

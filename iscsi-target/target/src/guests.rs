@@ -72,6 +72,8 @@ pub struct Seen {
     pub initiator: Option<String>,
     /// `None` in login.
     pub session: Option<Session>,
+    /// Whether it was told to leave.
+    pub is_leaving: bool,
     /// Requests that the devices still have although the connection is being ended.
     pub under_way: u64,
 }
@@ -181,6 +183,7 @@ impl Guests {
             peer: entry.peer,
             initiator: entry.initiator.clone(),
             session: entry.session.clone(),
+            is_leaving: entry.leave.why.get().is_some(),
             under_way: entry.leave.under_way.load(Ordering::Relaxed),
         };
         table.by_number.values().map(seen).collect()

@@ -2,7 +2,9 @@
 //! same execution of commands over other devices and other wires.
 
 pub mod access;
+pub mod admin;
 pub mod attention;
+pub mod backing;
 pub mod clock;
 pub mod config;
 pub mod connection;
@@ -10,6 +12,7 @@ pub mod execute;
 pub mod fence;
 pub mod guests;
 pub mod inflight;
+pub mod kept;
 pub mod park;
 pub mod portal;
 pub mod registry;

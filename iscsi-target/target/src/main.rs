@@ -11,6 +11,8 @@ use clap::error::ErrorKind;
 use tracing::info;
 
 use corral_target::access::Access;
+use corral_target::admin::AdminSocket;
+use corral_target::backing::Made;
 use corral_target::config::Options;
 use corral_target::fence::Fences;
 use corral_target::portal::Portals;
@@ -55,17 +57,26 @@ fn fail(what: &str) -> ExitCode {
 
 async fn run(options: Options) -> Result<(), String> {
     let stop = stop_signals()?;
+    for (number, lun) in (0u16..).zip(&options.luns) {
+        LogicalUnit::check(number, &options.target, lun, &options.state)?;
+    }
+    let portals = Portals::bind(&options.listen).await?;
     let state = StateDirectory::open(&options.state)?;
+    let mut made = Made::default();
     let mut units = Vec::new();
     for (number, lun) in (0u16..).zip(&options.luns) {
-        units.push(LogicalUnit::open(number, &options.target, lun, state.path())?);
+        units.push(LogicalUnit::open(number, &options.target, lun, state.path(), &mut made)?);
     }
     let target = Target::new(options.target.clone(), Access::default(), units);
-    let portals = Portals::bind(&options.listen).await?;
     let fences = Fences::open(state.path().join("fences.json"))?;
     let server = Arc::new(Server::new(vec![target], fences, portals.addresses()));
+    let admin = tokio::spawn(AdminSocket::bind(state.path())?.serve(server.clone()));
+    made.keep();
     println!("corral-target: listening on {portals}, {server}");
     portals.serve(server.clone(), stop).await;
+    admin.abort();
+    // Its end takes the socket's name away; that it was aborted is no news.
+    let _ = admin.await;
     info!("stopping: flushing");
     server.flush().await
 }

@@ -139,6 +139,11 @@ impl Target {
         }
     }
 
+    /// Lets every session be told that a unit has grown.
+    pub fn tell_of_growth(&self, unit: u16) {
+        self.raise_attention(unit, AdditionalSense::CAPACITY_DATA_HAS_CHANGED, None);
+    }
+
     /// The unit with this NAA designator.
     pub fn unit_by_naa(&self, naa: u64) -> Option<&Arc<LogicalUnit>> {
         self.units.values().find(|unit| unit.naa() == naa)

@@ -1,19 +1,15 @@
 //! A logical unit: a block device with the name and the limits it has as a SCSI disk.
 
 use std::fmt;
-use std::fs::File;
-use std::io::ErrorKind;
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use block_core::{BlockDevice, ByteLen, Durability};
-use block_file::{FileDevice, OpenOptions};
+use block_core::{BlockDevice, Durability};
 use iscsi_target_proto::scsi::{Capacity, InquiryIdentity, ModeProfile, UnitProfile};
-use nix::fcntl::{FallocateFlags, fallocate};
 use tokio::sync::RwLock;
 
+use crate::backing::{self, Backing, Made};
 use crate::config::LunOptions;
 use crate::execute::CopyResults;
 use crate::reservations::UnitReservations;
@@ -46,63 +42,47 @@ pub struct LogicalUnit {
     pub gate: Arc<RwLock<()>>,
     pub copies: CopyResults,
     identity: InquiryIdentity,
-    /// For people.
-    name: String,
+    /// `None` for a unit of tests.
+    backing: Option<Backing>,
 }
 
 impl LogicalUnit {
+    /// Looks whether [`LogicalUnit::open`] can succeed, without changing anything.
+    pub fn check(number: u16, target_name: &str, options: &LunOptions, state: &Path) -> Result<(), String> {
+        let naa = identity(number, target_name, options.serial.as_deref()).naa;
+        backing::check(options, &grown(state, naa)).map_err(|what| format!("LUN {number}: {what}"))
+    }
+
     /// Opens the unit's file or block device, and makes the file if it is not there.
     /// What it must remember is in the folder `state`.
-    pub fn open(number: u16, target_name: &str, options: &LunOptions, state: &Path) -> Result<Self, String> {
+    pub fn open(
+        number: u16,
+        target_name: &str,
+        options: &LunOptions,
+        state: &Path,
+        made: &mut Made,
+    ) -> Result<Self, String> {
         let tell = |what: String| format!("LUN {number}: {what}");
-        let path = &options.file;
-        if let (Some(size), false, false) = (options.size, options.is_thin, options.is_read_only) {
-            allocate(path, size).map_err(tell)?;
-        }
-        let open = OpenOptions {
-            read_only: options.is_read_only,
-            create_size: options.size.map(ByteLen),
-            sector: options.block,
-            ..OpenOptions::default()
-        };
-        let device = FileDevice::open(path, open).map_err(|error| tell(error.to_string()))?;
-        let size = device.geometry().size();
-        if let Some(wanted) = options.size.filter(|wanted| ByteLen(*wanted) != size) {
-            let path = path.display();
-            return Err(tell(format!(
-                "{path}: it has {size}, but size={wanted} was given; leave size out to use it as it is"
-            )));
-        }
-        let sector = device.geometry().sector;
-        if sector != options.block {
-            return Err(tell(format!("{}: its blocks have {sector} bytes, not {}", path.display(), options.block)));
-        }
-        let name = format!("{} {}", path.display(), human_size(size.0));
-        let unit = Self::over(number, target_name, device, options.serial.clone(), name);
-        let kept = state.join(format!("reservations-{:016x}.json", unit.identity.naa));
+        let identity = identity(number, target_name, options.serial.as_deref());
+        let backing = Backing::open(options, grown(state, identity.naa), made).map_err(tell)?;
+        let kept = state.join(format!("reservations-{:016x}.json", identity.naa));
         Ok(Self {
             is_read_only: options.is_read_only,
             write_cache: options.write_cache.into(),
             is_thin: options.is_thin,
             reservations: UnitReservations::open(kept).map_err(tell)?,
-            ..unit
-        })
+            identity,
+            ..Self::over(number, target_name, backing.device(), None)
+        }
+        .with(backing))
+    }
+
+    fn with(self, backing: Backing) -> Self {
+        Self { backing: Some(backing), ..self }
     }
 
     /// A writable unit with a write cache over any device.
-    pub fn over(
-        number: u16,
-        target_name: &str,
-        device: Arc<dyn BlockDevice>,
-        serial: Option<String>,
-        name: String,
-    ) -> Self {
-        let hash = fnv1a(format!("{target_name}/{number}/{}", serial.as_deref().unwrap_or("")).as_bytes());
-        let identity = InquiryIdentity {
-            serial: serial.unwrap_or_else(|| format!("{hash:016x}")),
-            target_name: target_name.to_owned(),
-            naa: 3 << 60 | hash >> 4,
-        };
+    pub fn over(number: u16, target_name: &str, device: Arc<dyn BlockDevice>, serial: Option<&str>) -> Self {
         Self {
             number,
             device,
@@ -112,8 +92,8 @@ impl LogicalUnit {
             reservations: UnitReservations::default(),
             gate: Arc::default(),
             copies: CopyResults::default(),
-            identity,
-            name,
+            identity: identity(number, target_name, serial),
+            backing: None,
         }
     }
 
@@ -155,6 +135,24 @@ impl LogicalUnit {
         u32::try_from(bytes / u64::from(self.device.geometry().sector)).unwrap_or(u32::MAX)
     }
 
+    /// Unit serial number.
+    pub fn serial(&self) -> &str {
+        &self.identity.serial
+    }
+
+    /// Path of the file or device.
+    pub fn backing(&self) -> String {
+        self.backing.as_ref().map(|backing| backing.path().display().to_string()).unwrap_or_default()
+    }
+
+    /// See [`Backing::grow`]. The sessions are told by whoever calls this.
+    pub fn grow(&self, size: Option<u64>) -> Result<(u64, u64), String> {
+        match &self.backing {
+            Some(backing) => backing.grow(size),
+            None => Err("its device has one size".to_owned()),
+        }
+    }
+
     pub fn naa(&self) -> u64 {
         self.identity.naa
     }
@@ -175,7 +173,8 @@ impl LogicalUnit {
 
 impl fmt::Display for LogicalUnit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LUN {} {}", self.number, self.name)?;
+        let size = human_size(self.device.geometry().size().0);
+        write!(f, "LUN {} {} {size}", self.number, self.backing())?;
         for (applies, word) in
             [(self.is_read_only, "ro"), (self.is_thin, "thin"), (!self.has_write_cache(), "cache=off")]
         {
@@ -187,20 +186,19 @@ impl fmt::Display for LogicalUnit {
     }
 }
 
-/// Makes a file with all its space, unless it is there with content; undone if there is no room.
-fn allocate(path: &Path, size: u64) -> Result<(), String> {
-    let file = match File::options().write(true).create_new(true).open(path) {
-        Ok(file) => file,
-        // What is there, or why it cannot be made, is told by whoever opens it.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-    };
-    let length = i64::try_from(size).map_err(|_| format!("{}: {size} bytes are too many", path.display()))?;
-    fallocate(file.as_fd(), FallocateFlags::empty(), 0, length).map_err(|error| {
-        // The error to report is the first one.
-        let _ = std::fs::remove_file(path);
-        format!("{}: no room for {size} bytes: {error}", path.display())
-    })
+/// What a unit calls itself.
+fn identity(number: u16, target_name: &str, serial: Option<&str>) -> InquiryIdentity {
+    let hash = fnv1a(format!("{target_name}/{number}/{}", serial.unwrap_or("")).as_bytes());
+    InquiryIdentity {
+        serial: serial.map_or_else(|| format!("{hash:016x}"), str::to_owned),
+        target_name: target_name.to_owned(),
+        naa: 3 << 60 | hash >> 4,
+    }
+}
+
+/// Where a size is kept that a unit has grown to.
+fn grown(state: &Path, naa: u64) -> PathBuf {
+    state.join(format!("grown-{naa:016x}.json"))
 }
 
 /// Stable over restarts and versions, unlike the standard library's hashes (FNV-1a, 64 bits).
