@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::{demo, fsck, iscsi, journal, links, mount, output, sibling, status, target};
+use crate::{demo, fs, fsck, iscsi, journal, links, mount, output, sibling, status, target};
 
 /// Corral: one GFS2 filesystem on one shared disk, mounted by several machines at once.
 #[derive(Parser, Debug)]
@@ -69,6 +69,11 @@ enum Command {
         /// As one JSON document
         #[arg(long)]
         json: bool,
+    },
+    /// Look at a GFS2 volume: superblock, groups, inodes, directories, blocks, space; change its label and size
+    Fs {
+        #[command(subcommand)]
+        what: fs::FsCommand,
     },
     /// Look at an iSCSI unit
     Iscsi {
@@ -143,6 +148,7 @@ fn command(command: Command) -> ExitCode {
             }
             Err(e) => failed("corral status", &e.to_string(), 1),
         },
+        Command::Fs { what } => fs::run(what),
         Command::Iscsi { what: IscsiCommand::Capacity { url, json } } => match iscsi::capacity(&url) {
             Ok(found) => {
                 let (bytes, blocks, block) = (found.size().0, found.sectors, found.sector);

@@ -41,9 +41,14 @@ pub fn find(name: &str) -> Result<PathBuf, String> {
 
 /// Becomes the sibling program `name`, called by that name. Returns only when that failed, with the message.
 pub fn become_program(name: &str, args: impl IntoIterator<Item = OsString>) -> String {
+    become_called(name, name, args)
+}
+
+/// Becomes the sibling program `name`, which answers to `called` as well.
+pub fn become_called(name: &str, called: &str, args: impl IntoIterator<Item = OsString>) -> String {
     match find(name) {
         Ok(program) => {
-            let error = Command::new(&program).arg0(OsStr::new(name)).args(args).exec();
+            let error = Command::new(&program).arg0(OsStr::new(called)).args(args).exec();
             format!("{}: {error}", program.display())
         }
         Err(message) => message,
