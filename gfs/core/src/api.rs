@@ -15,11 +15,14 @@ pub struct InodeRef {
     pub generation: u64,
 }
 
-/// Who asks: the caller's ids, for ownership of what it makes.
+/// Who asks: the caller's ids and mask, for ownership of what it makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
+    /// Permissions that what it makes does not get, unless the directory has a default access
+    /// control list.
+    pub umask: u32,
 }
 
 /// Attributes as `stat` shows them.
@@ -145,6 +148,33 @@ pub enum WriteAt {
     Offset(u64),
     /// At the end of the file as it is under the exclusive glock (O_APPEND).
     End,
+}
+
+/// Which of an inode's access control lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclKind {
+    /// What applies to the inode.
+    Access,
+    /// What is made in the directory begins with.
+    Default,
+}
+
+/// An access control list to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetAcl<'a> {
+    /// As `system.posix_acl_*` has it.
+    pub list: &'a [u8],
+    /// The caller is not in the owning group: set-group-id goes.
+    pub clears_set_group_id: bool,
+}
+
+/// What a seek looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeekFor {
+    /// The first byte that is not in a hole.
+    Data,
+    /// The first byte of a hole; the end of the file counts as one.
+    Hole,
 }
 
 /// Where a write request comes from.

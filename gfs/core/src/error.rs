@@ -30,6 +30,16 @@ pub enum Error {
     ReadOnly,
     /// Immutable or append-only by its flags.
     NotPermitted,
+    /// Not for this kind of inode, or not for this caller.
+    AccessDenied,
+    /// No extended attribute of that name.
+    NoXattr,
+    /// A name or value of an extended attribute that is longer than any may be.
+    XattrTooLarge,
+    /// An access control list with more entries than the block size allows.
+    AclTooLong,
+    /// Nothing of what is looked for lies at or behind the offset.
+    BeyondEnd,
     /// This build does not have it yet.
     NotSupported {
         what: &'static str,
@@ -69,6 +79,11 @@ impl fmt::Display for Error {
             Self::FileTooLarge => write!(f, "the file would be too large"),
             Self::ReadOnly => write!(f, "the filesystem is read-only"),
             Self::NotPermitted => write!(f, "the inode's flags forbid it"),
+            Self::AccessDenied => write!(f, "not allowed for this inode"),
+            Self::NoXattr => write!(f, "no such extended attribute"),
+            Self::XattrTooLarge => write!(f, "the extended attribute is too large"),
+            Self::AclTooLong => write!(f, "the access control list has too many entries"),
+            Self::BeyondEnd => write!(f, "nothing at or behind the offset"),
             Self::NotSupported { what } => write!(f, "{what} is not supported"),
             Self::NoSpace => write!(f, "no space left on the filesystem"),
             Self::Corrupt { block, expected, found } => {

@@ -49,6 +49,8 @@ pub struct Fs {
     pub(crate) is_read_only: bool,
     /// Held by whatever the mount does by itself, so that an unmount can wait for it.
     pub(crate) chores: tokio::sync::Mutex<()>,
+    /// Access control lists are shown, inherited and changed.
+    pub(crate) has_acls: bool,
     pub(crate) is_withdrawn: AtomicBool,
     /// The first error that withdrew the mount.
     pub(crate) withdrawn_by: OnceLock<Error>,

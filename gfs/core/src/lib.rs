@@ -17,6 +17,7 @@ pub mod journal;
 mod mount;
 pub mod ports;
 mod statfs;
+mod xattr;
 
 pub use api::*;
 pub use error::{Error, Result};
@@ -24,3 +25,4 @@ pub use fs::{Fs, Ports};
 pub use journal::Faults;
 pub use mount::MountOptions;
 pub use ports::{KernelCaches, NoKernelCaches};
+pub use xattr::{InodeFlags, XattrName, XattrSpace, XattrWrite};

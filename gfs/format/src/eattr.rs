@@ -1,6 +1,6 @@
 //! Extended attributes: records in their blocks, one behind the other.
 
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::small_files::ExtendedAttribute;
 
@@ -21,6 +21,108 @@ pub const NAME_MAX: usize = 255;
 pub const VALUE_MAX: usize = 65536;
 /// Bytes of a record's fixed part.
 pub const HEADER_BYTES: usize = size_of::<ExtendedAttribute>();
+/// Records start, and pointers in them lie, at multiples of this.
+const ALIGNMENT: usize = 8;
+
+/// What a record says of its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// The value itself.
+    Inline(&'a [u8]),
+    /// The value's length and the blocks that it fills one after the other, each behind its header.
+    Blocks { value_len: usize, pointers: &'a [u64] },
+}
+
+/// A record to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecord<'a> {
+    /// Of `kind`.
+    pub kind: u8,
+    pub name: &'a [u8],
+    pub content: Content<'a>,
+    /// As it was read; zero in a new record.
+    pub reserved: [u8; 4],
+}
+
+/// Bytes that a record with its value inside takes.
+pub fn inline_len(name_len: usize, value_len: usize) -> usize {
+    (HEADER_BYTES + name_len + value_len).next_multiple_of(ALIGNMENT)
+}
+
+/// Bytes that a record with pointers takes.
+pub fn pointers_len(name_len: usize, pointers: usize) -> usize {
+    HEADER_BYTES + name_len.next_multiple_of(ALIGNMENT) + pointers * size_of::<u64>()
+}
+
+impl NewRecord<'_> {
+    /// Bytes that it takes.
+    pub fn encoded_len(&self) -> usize {
+        match self.content {
+            Content::Inline(value) => inline_len(self.name.len(), value.len()),
+            Content::Blocks { pointers, .. } => pointers_len(self.name.len(), pointers.len()),
+        }
+    }
+}
+
+/// Why records cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncodeError {
+    /// A name, a value or a number of pointers that its field cannot hold.
+    Field,
+    /// More than the block holds.
+    Room { needed: usize, room: usize },
+}
+
+/// Fills `area`, an attribute block behind its header, with records; the last takes what is left.
+/// Without a record it is one unused record.
+pub fn encode(records: &[NewRecord<'_>], area: &mut [u8]) -> Result<(), EncodeError> {
+    let needed: usize = records.iter().map(NewRecord::encoded_len).sum();
+    let room = area.len();
+    if needed > room {
+        return Err(EncodeError::Room { needed, room });
+    }
+    area.fill(0);
+    let unused = NewRecord { kind: kind::UNUSED, name: &[], content: Content::Inline(&[]), reserved: [0; 4] };
+    let all = if records.is_empty() { std::slice::from_ref(&unused) } else { records };
+    let mut at = 0;
+    for (number, record) in all.iter().enumerate() {
+        let is_last = number + 1 == all.len();
+        let end = if is_last { room } else { at + record.encoded_len() };
+        encode_one(record, is_last, &mut area[at..end])?;
+        at = end;
+    }
+    Ok(())
+}
+
+fn encode_one(record: &NewRecord<'_>, is_last: bool, into: &mut [u8]) -> Result<(), EncodeError> {
+    let field = |_| EncodeError::Field;
+    let (value_len, pointers) = match record.content {
+        Content::Inline(value) => (value.len(), &[][..]),
+        Content::Blocks { value_len, pointers } => (value_len, pointers),
+    };
+    let header = ExtendedAttribute {
+        record_len: u32::try_from(into.len()).map_err(field)?.into(),
+        value_len: u32::try_from(value_len).map_err(field)?.into(),
+        name_len: u8::try_from(record.name.len()).map_err(field)?,
+        kind: record.kind,
+        flags: if is_last { FLAG_LAST } else { 0 },
+        pointer_count: u8::try_from(pointers.len()).map_err(field)?,
+        reserved: record.reserved,
+    };
+    into[..HEADER_BYTES].copy_from_slice(header.as_bytes());
+    let behind = &mut into[HEADER_BYTES..];
+    behind[..record.name.len()].copy_from_slice(record.name);
+    match record.content {
+        Content::Inline(value) => behind[record.name.len()..][..value.len()].copy_from_slice(value),
+        Content::Blocks { pointers, .. } => {
+            let places = behind[record.name.len().next_multiple_of(ALIGNMENT)..].chunks_exact_mut(size_of::<u64>());
+            for (place, pointer) in places.zip(pointers) {
+                place.copy_from_slice(&pointer.to_be_bytes());
+            }
+        }
+    }
+    Ok(())
+}
 
 /// A record of an attribute block.
 #[derive(Clone, Copy, Debug)]
@@ -171,4 +273,48 @@ fn record(rest: &[u8], offset: usize, block: usize) -> Result<Record<'_>, Record
     let value = behind.get(value).ok_or(content)?;
     let pointers = behind.get(pointers).ok_or(content)?;
     Ok(Record { offset, header, name, value, pointers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_back_and_fills_the_block() {
+        let pointers = [70, 71, 90];
+        let written = [
+            NewRecord { kind: kind::USER, name: b"a", content: Content::Inline(b"value"), reserved: [1, 2, 3, 4] },
+            NewRecord {
+                kind: kind::SECURITY,
+                name: b"long-one",
+                content: Content::Blocks { value_len: 1400, pointers: &pointers },
+                reserved: [0; 4],
+            },
+            NewRecord { kind: kind::TRUSTED, name: &[b'n'; 255], content: Content::Inline(b""), reserved: [0; 4] },
+        ];
+        let mut area = vec![0xee; 488];
+        encode(&written, &mut area).expect("fits");
+        let read: Vec<_> = records(&area).map(|record| record.expect("valid")).collect();
+        assert_eq!(read.len(), 3);
+        assert_eq!((read[0].name, read[0].value, read[0].header.reserved), (&b"a"[..], &b"value"[..], [1, 2, 3, 4]));
+        assert_eq!(read[1].pointers().collect::<Vec<_>>(), pointers);
+        assert_eq!(read[1].header.value_len.get(), 1400);
+        assert_eq!((read[2].name.len(), read[2].value.len(), read[2].header.kind), (255, 0, kind::TRUSTED));
+    }
+
+    #[test]
+    fn an_empty_block_is_one_unused_record() {
+        let mut area = vec![0xee; 488];
+        encode(&[], &mut area).expect("fits");
+        let read: Vec<_> = records(&area).collect::<Result<_, _>>().expect("valid");
+        assert!(read.len() == 1 && read[0].is_unused());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let long = NewRecord { kind: kind::USER, name: b"n", content: Content::Inline(&[0; 480]), reserved: [0; 4] };
+        assert_eq!(encode(&[long], &mut [0; 488]), Err(EncodeError::Room { needed: 504, room: 488 }));
+        let named = NewRecord { name: &[b'n'; 256], content: Content::Inline(&[]), ..long };
+        assert_eq!(encode(&[named], &mut [0; 488]), Err(EncodeError::Field));
+    }
 }

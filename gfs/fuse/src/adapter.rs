@@ -3,6 +3,8 @@
 //! A request is typed by `request`, becomes a future here, and is run by `server`. Nothing here
 //! decides about locks or caches: lifetimes come from the filesystem, which knows its glocks.
 
+mod xattr;
+
 use std::future::Future;
 use std::sync::Arc;
 
@@ -98,7 +100,7 @@ impl Adapter {
 impl Handler for Adapter {
     fn handle(&self, request: Request<'_>, reply: Reply) {
         let (node, pid) = (request.node, request.pid);
-        let caller = Caller { uid: request.uid, gid: request.gid };
+        let by = |umask| Caller { uid: request.uid, gid: request.gid, umask };
         let fs = self.parts.clone();
         macro_rules! run {
             ($operation:expr) => {
@@ -112,13 +114,13 @@ impl Handler for Adapter {
             Operation::SetAttributes(asked) => run!(fs.set_attributes(node, asked)),
             Operation::ReadLink => run!(fs.read_link(node)),
             Operation::Symlink { name, target } => {
-                run!(fs.make(caller, node, name.to_vec(), NewInode::Symlink { target: target.to_vec() }));
+                run!(fs.make(by(0), node, name.to_vec(), NewInode::Symlink { target: target.to_vec() }));
             }
-            Operation::MakeNode { name, mode, device } => {
-                run!(fs.make(caller, node, name.to_vec(), new_node(mode, device)));
+            Operation::MakeNode { name, mode, device, umask } => {
+                run!(fs.make(by(umask), node, name.to_vec(), new_node(mode, device)));
             }
-            Operation::MakeDirectory { name, mode } => {
-                run!(fs.make(caller, node, name.to_vec(), NewInode::Directory { mode: mode & 0o7777 }));
+            Operation::MakeDirectory { name, mode, umask } => {
+                run!(fs.make(by(umask), node, name.to_vec(), NewInode::Directory { mode: mode & 0o7777 }));
             }
             Operation::Unlink { name } => run!(fs.unlink(node, name.to_vec())),
             Operation::RemoveDirectory { name } => run!(fs.remove_directory(node, name.to_vec())),
@@ -127,8 +129,8 @@ impl Handler for Adapter {
             }
             Operation::Link { node: existing, new_name } => run!(fs.link(existing, node, new_name.to_vec())),
             Operation::Open { flags, kills_suid } => run!(fs.open(node, flags, kills_suid)),
-            Operation::Create { name, flags, mode, .. } => {
-                run!(fs.create(caller, node, name.to_vec(), flags, mode));
+            Operation::Create { name, flags, mode, umask, .. } => {
+                run!(fs.create(by(umask), node, name.to_vec(), flags, mode));
             }
             Operation::Read { handle, offset, len, is_direct } => run!(fs.read(handle, offset, len, is_direct)),
             Operation::Write { handle, offset, data, is_direct, is_write_back, kills_suid } => {
@@ -145,9 +147,17 @@ impl Handler for Adapter {
             Operation::OpenDirectory => run!(async { Ok(Answer::Opened(wire::OpenOut::default())) }),
             Operation::ReadDirectory { offset, len, .. } => run!(fs.read_directory(node, offset, len)),
             Operation::Release { is_directory: true, .. } => drop(reply.empty()),
+            Operation::GetXattr { name, len_max } => run!(fs.get_xattr(node, name.to_vec(), len_max)),
+            Operation::ListXattrs { len_max } => run!(fs.list_xattrs(node, len_max)),
+            Operation::SetXattr { name, value, flags, kills_sgid } => {
+                run!(fs.set_xattr(node, name.to_vec(), value.to_vec(), flags, kills_sgid));
+            }
+            Operation::RemoveXattr { name } => run!(fs.remove_xattr(node, name.to_vec())),
+            Operation::Ioctl { command, input, len_max } => run!(fs.ioctl(node, command, input.to_vec(), len_max)),
+            Operation::Seek { handle, offset, whence } => run!(fs.seek(handle, offset, whence)),
             // These the kernel does itself, or does without, once it has seen the error: permission
-            // checks, flushing at close (our writes need none), attributes of SELinux and the like.
-            Operation::Access { .. } | Operation::Flush { .. } | Operation::ExtendedAttribute => {
+            // checks, and flushing at close (our writes need none).
+            Operation::Access { .. } | Operation::Flush { .. } => {
                 reply.error(Refusal::KernelDoesIt.errno());
             }
             Operation::Fallocate { .. } => drop(reply.error(Refusal::NotSupported.errno())),
@@ -287,6 +297,7 @@ impl Parts {
 
     async fn open(self: Arc<Self>, node: u64, flags: u32, kills_suid: bool) -> Result<Answer> {
         let inode = self.inode(node)?;
+        self.check_append_only(inode, flags).await?;
         let open = self.open_inode(inode, node, flags).await?;
         if flags & libc::O_TRUNC.cast_unsigned() != 0 {
             let empty = SetAttributes { size: Some(0), clear_suid: kills_suid, ..Default::default() };

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use nix::errno::Errno;
+use zerocopy::IntoBytes;
 
 use crate::asking::Asking;
 use crate::nodes::Nodes;
@@ -23,6 +24,10 @@ pub enum Answer {
     Created(Box<wire::CreateOut>),
     Written(u32),
     Space(Box<wire::StatfsOut>),
+    /// How long an attribute, or a list of them, is.
+    XattrSize(u32),
+    Ioctl(Vec<u8>),
+    Offset(u64),
 }
 
 impl Answer {
@@ -70,6 +75,9 @@ impl Answer {
             Answer::Created(created) => reply.value(&*created),
             Answer::Written(size) => reply.value(&wire::WriteOut { size, padding: 0 }),
             Answer::Space(space) => reply.value(&*space),
+            Answer::XattrSize(size) => reply.value(&wire::GetxattrOut { size, padding: 0 }),
+            Answer::Ioctl(output) => reply.bytes(&[wire::IoctlOut::default().as_bytes(), &output].concat()),
+            Answer::Offset(offset) => reply.value(&wire::LseekOut { offset }),
         }
     }
 }

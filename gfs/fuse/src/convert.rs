@@ -1,11 +1,11 @@
 //! Between the filesystem's vocabulary and the kernel's structs.
 
 use base::WallTime;
-use gfs_core::{Attributes, Lifetime, RenameMode, SetAttributes, SetTime, Space};
+use gfs_core::{Attributes, InodeFlags, Lifetime, RenameMode, SetAttributes, SetTime, Space};
 use zerocopy::IntoBytes;
 
 use crate::answer::FOREVER;
-use crate::wire::{self, fattr};
+use crate::wire::{self, fattr, fs_flags, xflags};
 
 /// In seconds.
 pub fn lifetime(lifetime: Lifetime) -> u64 {
@@ -103,6 +103,57 @@ pub fn push_entry(listing: &mut Vec<u8>, len_max: usize, entry: &gfs_core::Direc
     listing.extend_from_slice(&entry.name);
     listing.resize(end, 0);
     true
+}
+
+/// `FS_*_FL` of an inode.
+pub fn fs_flags(from: InodeFlags) -> u32 {
+    let of = |is_set, flag| if is_set { flag } else { 0 };
+    of(from.is_immutable, fs_flags::IMMUTABLE)
+        | of(from.is_append_only, fs_flags::APPEND)
+        | of(from.keeps_atime, fs_flags::NOATIME)
+        | of(from.is_synchronous, fs_flags::SYNC)
+        | of(from.is_journaled, fs_flags::JOURNAL_DATA)
+        | of(from.is_top_directory, fs_flags::TOPDIR)
+        | of(from.is_hashed, fs_flags::INDEX)
+}
+
+/// Flags to set, from `FS_*_FL`; `None` if there is one that GFS2 does not have. That a directory
+/// is hashed is nobody's choice, and not looked at.
+pub fn inode_flags(bits: u32) -> Option<InodeFlags> {
+    let has = |flag| bits & flag != 0;
+    let flags = InodeFlags {
+        is_immutable: has(fs_flags::IMMUTABLE),
+        is_append_only: has(fs_flags::APPEND),
+        keeps_atime: has(fs_flags::NOATIME),
+        is_synchronous: has(fs_flags::SYNC),
+        is_journaled: has(fs_flags::JOURNAL_DATA),
+        is_top_directory: has(fs_flags::TOPDIR),
+        is_hashed: false,
+    };
+    (bits & !fs_flags::INDEX == fs_flags(flags)).then_some(flags)
+}
+
+/// `FS_XFLAG_*` of an inode.
+pub fn xflags(from: InodeFlags) -> u32 {
+    let of = |is_set, flag| if is_set { flag } else { 0 };
+    of(from.is_immutable, xflags::IMMUTABLE)
+        | of(from.is_append_only, xflags::APPEND)
+        | of(from.keeps_atime, xflags::NOATIME)
+        | of(from.is_synchronous, xflags::SYNC)
+}
+
+/// An inode's flags with those that `FS_XFLAG_*` can express changed; `None` for others.
+pub fn with_xflags(old: InodeFlags, asked: &wire::FsXattr) -> Option<InodeFlags> {
+    let has = |flag| asked.xflags & flag != 0;
+    let flags = InodeFlags {
+        is_immutable: has(xflags::IMMUTABLE),
+        is_append_only: has(xflags::APPEND),
+        keeps_atime: has(xflags::NOATIME),
+        is_synchronous: has(xflags::SYNC),
+        ..old
+    };
+    let has_others = asked.extent_size != 0 || asked.project != 0 || asked.cow_extent_size != 0;
+    (asked.xflags == xflags(flags) && !has_others).then_some(flags)
 }
 
 /// The kernel's 32-bit device number: minor bits 0-7, major 8-19, the rest of minor 20-31.

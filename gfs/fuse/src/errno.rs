@@ -23,6 +23,12 @@ pub enum Refusal {
     NoName,
     /// The kernel does it itself, or does without, and does not ask again.
     KernelDoesIt,
+    /// A command that is not one of a filesystem's.
+    UnknownCommand,
+    /// The answer is longer than the caller has room for.
+    NoRoom,
+    /// The file may only be appended to.
+    AppendOnly,
     /// Not for this filesystem.
     NotSupported,
     /// The kernel does not ask for this in this way.
@@ -38,6 +44,9 @@ impl Refusal {
             Self::UnknownHandle => Errno::EBADF,
             Self::UnknownFlags => Errno::EINVAL,
             Self::NoName => Errno::ENOENT,
+            Self::UnknownCommand => Errno::ENOTTY,
+            Self::NoRoom => Errno::ERANGE,
+            Self::AppendOnly => Errno::EPERM,
             Self::KernelDoesIt => Errno::ENOSYS,
             Self::NotSupported => Errno::EOPNOTSUPP,
             Self::Misplaced => Errno::EIO,
@@ -69,6 +78,11 @@ fn of_filesystem(error: &Error) -> Errno {
         Error::FileTooLarge => Errno::EFBIG,
         Error::ReadOnly => Errno::EROFS,
         Error::NotPermitted => Errno::EPERM,
+        Error::AccessDenied => Errno::EACCES,
+        Error::NoXattr => Errno::ENODATA,
+        Error::XattrTooLarge => Errno::ERANGE,
+        Error::AclTooLong => Errno::E2BIG,
+        Error::BeyondEnd => Errno::ENXIO,
         Error::NotSupported { .. } => Errno::EOPNOTSUPP,
         Error::NoSpace => Errno::ENOSPC,
         Error::Corrupt { .. } | Error::Withdrawn => Errno::EIO,

@@ -42,10 +42,12 @@ pub enum Operation<'a> {
         name: &'a [u8],
         mode: u32,
         device: u32,
+        umask: u32,
     },
     MakeDirectory {
         name: &'a [u8],
         mode: u32,
+        umask: u32,
     },
     Unlink {
         name: &'a [u8],
@@ -73,6 +75,7 @@ pub enum Operation<'a> {
         name: &'a [u8],
         flags: u32,
         mode: u32,
+        umask: u32,
         kills_suid: bool,
     },
     Read {
@@ -113,7 +116,38 @@ pub enum Operation<'a> {
     Access {
         mask: u32,
     },
-    ExtendedAttribute,
+    GetXattr {
+        name: &'a [u8],
+        /// Room for the answer; 0 asks for the size.
+        len_max: u32,
+    },
+    ListXattrs {
+        len_max: u32,
+    },
+    SetXattr {
+        name: &'a [u8],
+        value: &'a [u8],
+        /// `XATTR_*`.
+        flags: u32,
+        /// An access control list takes set-group-id away.
+        kills_sgid: bool,
+    },
+    RemoveXattr {
+        name: &'a [u8],
+    },
+    Ioctl {
+        /// Of `wire::ioctl`.
+        command: u32,
+        input: &'a [u8],
+        /// Room for the output.
+        len_max: u32,
+    },
+    Seek {
+        handle: u64,
+        offset: u64,
+        /// `SEEK_*`.
+        whence: u32,
+    },
     Interrupt {
         unique: u64,
     },
@@ -206,11 +240,11 @@ fn operation<'a>(code: u32, body: &mut Body<'a>) -> Option<Operation<'a>> {
         opcode::SYMLINK => Operation::Symlink { name: body.name()?, target: body.name()? },
         opcode::MKNOD => {
             let asked: wire::MknodIn = body.take()?;
-            Operation::MakeNode { name: body.name()?, mode: asked.mode, device: asked.rdev }
+            Operation::MakeNode { name: body.name()?, mode: asked.mode, device: asked.rdev, umask: asked.umask }
         }
         opcode::MKDIR => {
             let asked: wire::MkdirIn = body.take()?;
-            Operation::MakeDirectory { name: body.name()?, mode: asked.mode }
+            Operation::MakeDirectory { name: body.name()?, mode: asked.mode, umask: asked.umask }
         }
         opcode::UNLINK => Operation::Unlink { name: body.name()? },
         opcode::RMDIR => Operation::RemoveDirectory { name: body.name()? },
@@ -238,6 +272,7 @@ fn operation<'a>(code: u32, body: &mut Body<'a>) -> Option<Operation<'a>> {
                 name: body.name()?,
                 flags: asked.flags,
                 mode: asked.mode,
+                umask: asked.umask,
                 kills_suid: asked.open_flags & wire::OPEN_KILL_SUIDGID != 0,
             }
         }
@@ -280,7 +315,22 @@ fn operation<'a>(code: u32, body: &mut Body<'a>) -> Option<Operation<'a>> {
             Operation::ReadDirectory { handle: asked.fh, offset: asked.offset, len: asked.size }
         }
         opcode::ACCESS => Operation::Access { mask: body.take::<wire::AccessIn>()?.mask },
-        opcode::SETXATTR | opcode::GETXATTR | opcode::LISTXATTR | opcode::REMOVEXATTR => Operation::ExtendedAttribute,
+        opcode::GETXATTR => {
+            let len_max = body.take::<wire::GetxattrIn>()?.size;
+            Operation::GetXattr { name: body.name()?, len_max }
+        }
+        opcode::LISTXATTR => Operation::ListXattrs { len_max: body.take::<wire::GetxattrIn>()?.size },
+        opcode::SETXATTR => set_xattr(body)?,
+        opcode::REMOVEXATTR => Operation::RemoveXattr { name: body.name()? },
+        opcode::IOCTL => {
+            let asked: wire::IoctlIn = body.take()?;
+            let input = body.0.get(..asked.in_size as usize)?;
+            Operation::Ioctl { command: asked.cmd, input, len_max: asked.out_size }
+        }
+        opcode::LSEEK => {
+            let asked: wire::LseekIn = body.take()?;
+            Operation::Seek { handle: asked.fh, offset: asked.offset, whence: asked.whence }
+        }
         opcode::INTERRUPT => Operation::Interrupt { unique: body.take::<wire::InterruptIn>()?.unique },
         opcode::INIT => Operation::Init(Box::new(init(body)?)),
         opcode::DESTROY => Operation::Destroy,
@@ -289,6 +339,24 @@ fn operation<'a>(code: u32, body: &mut Body<'a>) -> Option<Operation<'a>> {
             Operation::Fallocate { handle: asked.fh, offset: asked.offset, len: asked.length, mode: asked.mode }
         }
         other => Operation::Unknown { opcode: other },
+    })
+}
+
+/// A kernel without the extension sends the name where the rest of the struct would be. The last
+/// word of the struct is zero, and that of a name that starts with a namespace is not.
+fn set_xattr<'a>(body: &mut Body<'a>) -> Option<Operation<'a>> {
+    let (mut asked, _) = wire::SetxattrIn::read_from_prefix(body.0).ok()?;
+    if asked.padding == 0 {
+        body.0 = &body.0[size_of::<wire::SetxattrIn>()..];
+    } else {
+        body.0 = &body.0[wire::SETXATTR_OLD_LEN..];
+        asked.setxattr_flags = 0;
+    }
+    Some(Operation::SetXattr {
+        name: body.name()?,
+        value: body.0.get(..asked.size as usize)?,
+        flags: asked.flags,
+        kills_sgid: asked.setxattr_flags & wire::SETXATTR_ACL_KILL_SGID != 0,
     })
 }
 
@@ -332,6 +400,19 @@ mod tests {
         let head = wire::WriteIn { size: 5, ..Default::default() };
         let bytes = frame(opcode::WRITE, &[head.as_bytes(), b"1234"].concat());
         assert_eq!(Request::parse(&bytes).expect_err("short"), BadFrame::BadBody { opcode: opcode::WRITE, unique: 6 });
+    }
+
+    #[test]
+    fn an_attribute_is_understood_with_and_without_the_extension() {
+        let head = wire::SetxattrIn { size: 2, flags: 1, setxattr_flags: 1, padding: 0 };
+        for (head, kills) in [(head.as_bytes(), true), (&head.as_bytes()[..wire::SETXATTR_OLD_LEN], false)] {
+            let bytes = frame(opcode::SETXATTR, &[head, b"user.a\0", b"vw"].concat());
+            let request = Request::parse(&bytes).expect("fits");
+            let Operation::SetXattr { name: b"user.a", value: b"vw", flags: 1, kills_sgid } = request.operation else {
+                panic!("{:?}", request.operation)
+            };
+            assert_eq!(kills_sgid, kills);
+        }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct SessionOptions {
     pub flags: MsFlags,
     pub readers: usize,
     pub sizes: SizeChanges,
+    /// The kernel asks for access control lists and goes by them.
+    pub has_acls: bool,
 }
 
 /// Who else may change a file.
@@ -164,7 +166,10 @@ const WANTED: u64 = init::ASYNC_READ
     | init::INIT_EXT
     | init::HAS_EXPIRE_ONLY
     | init::DIRECT_IO_ALLOW_MMAP
-    | init::NO_EXPORT_SUPPORT;
+    | init::NO_EXPORT_SUPPORT
+    // A directory's default access control list takes the umask's place, which only we know.
+    | init::DONT_MASK
+    | init::SETXATTR_EXT;
 
 impl Session {
     /// Mounts and negotiates. Needs root.
@@ -176,7 +181,7 @@ impl Session {
             format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device.raw_fd());
         mount(Some(options.source.as_str()), &mountpoint, Some("fuse.gfs2"), options.flags, Some(data.as_str()))
             .map_err(|error| MountError::Mount { path: mountpoint.clone(), error })?;
-        let started = negotiate(&device, options.sizes)
+        let started = negotiate(&device, options.sizes, options.has_acls)
             .and_then(|kernel| Ok((kernel, Connection::of_mount(&mountpoint).map_err(MountError::Init)?)));
         match started {
             Ok((kernel, connection)) => Ok(Session {
@@ -326,7 +331,7 @@ fn frame_buffer() -> Vec<u8> {
     vec![0; MAX_WRITE as usize + 4096]
 }
 
-fn negotiate(device: &Arc<Device>, sizes: SizeChanges) -> Result<Kernel, MountError> {
+fn negotiate(device: &Arc<Device>, sizes: SizeChanges, has_acls: bool) -> Result<Kernel, MountError> {
     let mut buffer = frame_buffer();
     loop {
         let len = device.read(&mut buffer).map_err(MountError::Init)?;
@@ -344,19 +349,20 @@ fn negotiate(device: &Arc<Device>, sizes: SizeChanges) -> Result<Kernel, MountEr
             reply.error(Errno::EPROTO);
             return Err(MountError::TooOld { major: asked.major, minor: asked.minor });
         }
-        let (kernel, answer) = answer_init(&asked, sizes);
+        let (kernel, answer) = answer_init(&asked, sizes, has_acls);
         reply.value(&answer);
         return Ok(kernel);
     }
 }
 
-fn answer_init(asked: &wire::InitIn, sizes: SizeChanges) -> (Kernel, wire::InitOut) {
+fn answer_init(asked: &wire::InitIn, sizes: SizeChanges, has_acls: bool) -> (Kernel, wire::InitOut) {
     let sizes = match sizes {
         SizeChanges::HereOnly => init::EXPLICIT_INVAL_DATA,
         SizeChanges::Elsewhere => init::AUTO_INVAL_DATA,
     };
     let offered = u64::from(asked.flags) | u64::from(asked.flags2) << 32;
-    let flags = offered & (WANTED | sizes);
+    let acls = if has_acls { init::POSIX_ACL } else { 0 };
+    let flags = offered & (WANTED | sizes | acls);
     let minor = asked.minor.min(wire::MINOR);
     let answer = wire::InitOut {
         major: wire::MAJOR,

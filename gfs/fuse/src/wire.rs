@@ -59,6 +59,14 @@ wire! { StatfsOut = 80 {
     bsize: u32, namelen: u32, frsize: u32, padding: u32, spare: [u32; 6],
 } }
 wire! { LseekOut = 8 { offset: u64 } }
+wire! {
+    /// The attribute's size, to one who asked for no more.
+    GetxattrOut = 8 { size: u32, padding: u32 }
+}
+wire! {
+    /// Followed by the output.
+    IoctlOut = 16 { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
+}
 
 wire! { ForgetIn = 8 { nlookup: u64 } }
 wire! { ForgetOne = 16 { nodeid: u64, nlookup: u64 } }
@@ -84,7 +92,18 @@ wire! { WriteIn = 40 {
     fh: u64, offset: u64, size: u32, write_flags: u32, lock_owner: u64, flags: u32, padding: u32,
 } }
 wire! { FsyncIn = 16 { fh: u64, fsync_flags: u32, padding: u32 } }
+wire! {
+    /// Followed by name and value. A kernel without `SETXATTR_EXT` (before Linux 5.13) sends the
+    /// first 8 bytes only.
+    SetxattrIn = 16 { size: u32, flags: u32, setxattr_flags: u32, padding: u32 }
+}
+/// Bytes of a `SetxattrIn` without its extension.
+pub const SETXATTR_OLD_LEN: usize = 8;
 wire! { GetxattrIn = 8 { size: u32, padding: u32 } }
+wire! {
+    /// Followed by the input.
+    IoctlIn = 32 { fh: u64, flags: u32, cmd: u32, arg: u64, in_size: u32, out_size: u32 }
+}
 wire! { AccessIn = 8 { mask: u32, padding: u32 } }
 wire! { InterruptIn = 8 { unique: u64 } }
 wire! { FallocateIn = 32 { fh: u64, offset: u64, length: u64, mode: u32, padding: u32 } }
@@ -142,6 +161,7 @@ pub mod opcode {
     pub const CREATE: u32 = 35;
     pub const INTERRUPT: u32 = 36;
     pub const DESTROY: u32 = 38;
+    pub const IOCTL: u32 = 39;
     pub const BATCH_FORGET: u32 = 42;
     pub const FALLOCATE: u32 = 43;
     pub const RENAME2: u32 = 45;
@@ -163,12 +183,15 @@ pub mod init {
     pub const ASYNC_READ: u64 = 1 << 0;
     pub const ATOMIC_O_TRUNC: u64 = 1 << 3;
     pub const BIG_WRITES: u64 = 1 << 5;
+    pub const DONT_MASK: u64 = 1 << 6;
     pub const AUTO_INVAL_DATA: u64 = 1 << 12;
     pub const PARALLEL_DIROPS: u64 = 1 << 18;
+    pub const POSIX_ACL: u64 = 1 << 20;
     pub const ABORT_ERROR: u64 = 1 << 21;
     pub const MAX_PAGES: u64 = 1 << 22;
     pub const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
+    pub const SETXATTR_EXT: u64 = 1 << 29;
     pub const INIT_EXT: u64 = 1 << 30;
     pub const HAS_EXPIRE_ONLY: u64 = 1 << 35;
     pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
@@ -216,6 +239,41 @@ pub const FSYNC_DATA_ONLY: u32 = 1 << 0;
 pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 /// In `InterruptIn` handling: an answer to INTERRUPT carries the interrupted request's number plus 1.
 pub const UNIQUE_INTERRUPT: u64 = 1;
+
+/// `SetxattrIn::setxattr_flags`: an access control list, by a caller who is not in the owning group.
+pub const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
+
+/// Commands of `IoctlIn::cmd` (`linux/fs.h`).
+pub mod ioctl {
+    pub const GET_FLAGS: u32 = 0x8008_6601;
+    pub const SET_FLAGS: u32 = 0x4008_6602;
+    pub const GET_XFLAGS: u32 = 0x801c_581f;
+    pub const SET_XFLAGS: u32 = 0x401c_5820;
+}
+
+wire! {
+    /// `struct fsxattr`: flags in the form of XFS, and what GFS2 has none of.
+    FsXattr = 28 { xflags: u32, extent_size: u32, extents: u32, project: u32, cow_extent_size: u32, padding: [u8; 8] }
+}
+
+/// Flags of `FS_IOC_GETFLAGS` (`FS_*_FL`).
+pub mod fs_flags {
+    pub const SYNC: u32 = 0x8;
+    pub const IMMUTABLE: u32 = 0x10;
+    pub const APPEND: u32 = 0x20;
+    pub const NOATIME: u32 = 0x80;
+    pub const INDEX: u32 = 0x1000;
+    pub const JOURNAL_DATA: u32 = 0x4000;
+    pub const TOPDIR: u32 = 0x2_0000;
+}
+
+/// Flags of `FsXattr::xflags` (`FS_XFLAG_*`).
+pub mod xflags {
+    pub const IMMUTABLE: u32 = 0x8;
+    pub const APPEND: u32 = 0x10;
+    pub const SYNC: u32 = 0x20;
+    pub const NOATIME: u32 = 0x40;
+}
 
 /// Size of a directory record with a name of `name_len` bytes.
 pub fn dirent_len(name_len: usize) -> usize {

@@ -114,16 +114,14 @@ fn an_image_written_by_the_kernel_reads_as_its_manifest_says() {
     if !can_run("an_image_written_by_the_kernel_reads_as_its_manifest_says", &["zstd", "python3"]) {
         return;
     }
-    for name in ["clean-4k", "clean-1k"] {
+    for name in ["clean-4k", "clean-1k", "jdata-4k", "dirty-j0", "dirty-j0-j1"] {
         let scratch = Scratch::new(name);
         let (image, manifest) = scratch.golden(name);
-        let mounted = Mounted::new(&scratch, &image, "ro,lockproto=lock_nolock");
+        let mounted = Mounted::new(&scratch, &image, "ro,acl,lockproto=lock_nolock");
         let dir = mounted.dir.clone();
         mounted.work(move |_| {
-            // Extended attributes, ACLs and inode flags come with a later step.
             let mut check = Command::new("python3");
             check.arg(root().join("tests/oracle/tree.py")).arg("check").arg(&dir).arg(&manifest);
-            check.args(["xattrs", "acl", "default_acl", "flags", "rdev"]);
             let done = run(&mut check, BODY_MAX);
             let tail: Vec<&str> = done.said.lines().rev().take(12).collect();
             assert_eq!(done.code, Some(0), "{name}: {}", tail.join("\n"));

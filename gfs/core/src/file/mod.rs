@@ -3,6 +3,7 @@
 
 mod data;
 mod read;
+mod seek;
 mod tree;
 mod truncate;
 mod write;

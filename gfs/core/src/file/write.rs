@@ -42,6 +42,7 @@ impl Fs {
             return Err(Error::NotPermitted);
         }
         self.io(self.finish_truncation(&glock, &mut dinode).await)?;
+        self.drop_capability(&glock, &mut dinode).await?;
         let start = match at {
             WriteAt::Offset(offset) => offset,
             WriteAt::End => stale_size.unwrap_or(dinode.head().size.get()),

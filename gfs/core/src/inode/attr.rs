@@ -7,6 +7,7 @@ use crate::api::{Attributes, AttributesReply, Entry, InodeNumber, InodeRef, Life
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::glock::{Glock, RequestClass};
+use crate::xattr::{Allotment, Store};
 
 /// How often a lookup is repeated when the inode it found is gone before it could be read.
 const LOOKUP_RETRIES: u32 = 16;
@@ -19,6 +20,18 @@ pub(crate) fn check_name(name: &[u8]) -> Result<()> {
         return Err(Error::Invalid);
     }
     Ok(())
+}
+
+/// Refuses what the flags of an inode forbid. Set-user-id goes with a write that was allowed.
+fn check_flags(bits: u32, changes: &SetAttributes) -> Result<()> {
+    let is_explicit = |time: Option<SetTime>| matches!(time, Some(SetTime::To(_)));
+    let changes_inode = changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some();
+    let sets_times = is_explicit(changes.atime) || is_explicit(changes.mtime);
+    let touches = changes.atime.is_some() || changes.mtime.is_some();
+    let is_forbidden = (changes_inode || changes.size.is_some() || sets_times)
+        && bits & (flags::IMMUTABLE | flags::APPEND_ONLY) != 0
+        || touches && bits & flags::IMMUTABLE != 0;
+    if is_forbidden { Err(Error::NotPermitted) } else { Ok(()) }
 }
 
 /// The lifetime of an answer that a glock justified when `token` was taken.
@@ -91,17 +104,23 @@ impl Fs {
         let class = if changes.size.is_some() { RequestClass::Passes } else { RequestClass::Ordinary };
         let guard = glock.exclusive(class).await?;
         let mut dinode = self.inode(guard.glock(), inode).await?;
-        if dinode.head().flags.get() & flags::IMMUTABLE != 0 {
-            return Err(Error::NotPermitted);
-        }
+        check_flags(dinode.head().flags.get(), &changes)?;
         if let Some(size) = changes.size {
             if !dinode.is_file() {
                 return Err(if dinode.is_directory() { Error::IsDirectory } else { Error::Invalid });
             }
+            self.drop_capability(&glock, &mut dinode).await?;
             self.io(self.set_size(&glock, &mut dinode, size).await)?;
         }
+        let lists = match changes.mode {
+            Some(mode) => self.io(self.plan_chmod(&glock, &dinode, mode).await)?,
+            None => None,
+        };
         let now = self.wall_time();
-        let mut transaction = self.io(self.log.begin(2).await)?;
+        let mut transaction = self.io(self.log.begin(2 + lists.as_ref().map_or(0, Store::log_blocks)).await)?;
+        if let Some(lists) = lists {
+            lists.write(&mut transaction, &glock, &mut dinode, Allotment::default());
+        }
         let is_directory = dinode.is_directory();
         let head = dinode.head_mut();
         if let Some(mode) = changes.mode {

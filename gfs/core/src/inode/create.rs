@@ -33,22 +33,25 @@ impl Fs {
             return Err(Error::TooManyLinks);
         }
         self.io(self.make_room(&dir_glock, &mut parent, name).await)?;
-        let mut group = self.io(self.choose_group(parent.head().goal_meta.get().max(dir.number.0), 1).await)?;
-        let (address, formal) =
-            group.allocate_dinode(&self.log, parent.head().goal_meta.get()).ok_or(Error::NoSpace)?;
+        let inherited = self.io(self.inherit(&dir_glock, &parent, &new, caller.umask).await)?;
+        let goal = parent.head().goal_meta.get();
+        let mut group = self.io(self.choose_group(goal.max(dir.number.0), 1 + inherited.blocks()).await)?;
+        let (address, formal) = group.allocate_dinode(&self.log, goal).ok_or(Error::NoSpace)?;
+        let allotment = inherited.allot(self, &mut group, address)?;
         // Nobody can hold the new inode's lock but whoever freed the block last, and that one
         // gives it up without waiting for anything.
         let glock = self.inode_glock(address);
         let guard = glock.exclusive(RequestClass::Ordinary).await?;
         glock.forget_former_life();
-        let mut transaction = self.io(self.log.begin(group.log_blocks() + 8).await)?;
+        let mut transaction = self.io(self.log.begin(group.log_blocks() + inherited.blocks() + 8).await)?;
         let inode = InodeNumberPair { formal: formal.into(), address: address.into() };
-        let dinode = self.new_dinode(caller, &parent, inode, &new)?;
+        let mut dinode = self.new_dinode(caller, &parent, inode, &new)?;
         self.io(self.add_entry(&dir_glock, &mut parent, &mut transaction, name, inode, dinode.entry_kind()).await)?;
         if is_directory {
             let head = parent.head_mut();
             head.link_count = (head.link_count.get() + 1).into();
         }
+        inherited.write(&mut transaction, &glock, &mut dinode, allotment);
         transaction.put(&glock, address, dinode.to_bytes());
         transaction.put(&dir_glock, parent.address(), parent.to_bytes());
         group.finish(&mut transaction);
@@ -205,7 +208,10 @@ impl Fs {
         let iopen = self.glocks.get(GlockKey::iopen(inode.number.0)).shared(RequestClass::Ordinary).await?;
         let found = {
             let guard = glock.shared(RequestClass::Passes).await?;
-            self.inode(guard.glock(), inode).await.map(|_| ())
+            self.inode(guard.glock(), inode).await.and_then(|dinode| {
+                let is_immutable = dinode.head().flags.get() & flags::IMMUTABLE != 0;
+                if is_writable && is_immutable { Err(Error::NotPermitted) } else { Ok(()) }
+            })
         };
         if let Err(error) = found {
             let iopen_glock = iopen.glock().clone();

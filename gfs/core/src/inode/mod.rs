@@ -3,7 +3,6 @@
 mod attr;
 mod block;
 mod create;
-mod eattr;
 pub(crate) mod reclaim;
 mod rename;
 mod unlink;

@@ -130,17 +130,13 @@ impl Fs {
             self.free_leaves(glock, dinode).await?;
         }
         self.free_from(glock, dinode, 0).await?;
-        let attribute_blocks = self.attribute_blocks(glock, dinode).await?;
-        let mut groups = self.lock_groups_of(attribute_blocks.iter().copied().chain(std::iter::once(address))).await?;
+        self.free_xattrs(glock, dinode).await?;
+        let mut groups = self.lock_groups_of(std::iter::once(address)).await?;
         let log_blocks = groups.iter().map(|group| group.log_blocks()).sum::<u64>() + 8;
         let mut transaction = self.log.begin(log_blocks).await?;
-        for block in &attribute_blocks {
-            let group = groups.iter_mut().find(|edit| edit.group().contains(*block));
-            group.expect("invariant: the groups of these blocks are locked").free(*block);
-            transaction.revoke(glock, *block);
+        for group in &mut groups {
+            group.free_dinode(address);
         }
-        let group = groups.iter_mut().find(|edit| edit.group().contains(address));
-        group.expect("invariant: the inode's group is locked").free_dinode(address);
         self.forget_data(glock, 0, &mut transaction);
         transaction.bury(glock, address);
         for group in groups {

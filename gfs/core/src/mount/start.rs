@@ -10,17 +10,17 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use block_core::{ByteLen, ByteOffset};
+use block_core::{BlockError, ByteLen, ByteOffset};
 use gfs_format::Superblock;
 use gfs_format::superblock::SUPERBLOCK_OFFSET;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::alloc::GroupIndex;
 use crate::api::{InodeNumber, InodeRef};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, Ports, SystemInodes};
 use crate::glock::{GlockKey, GlockOwner, GlockTable, Guard, RequestClass, nondisk};
-use crate::journal::replay::{JournalParts, Totals, newest_header, recover};
+use crate::journal::replay::{JournalParts, Totals, is_clean, newest_header, recover};
 use crate::journal::{Extent, Faults, HeaderFacts, Log, LogParts, Ring, SpaceChange};
 
 /// How to mount.
@@ -29,6 +29,8 @@ pub struct MountOptions {
     pub is_read_only: bool,
     /// Read-only, and no journal is taken or replayed.
     pub is_spectator: bool,
+    /// Show, inherit and change access control lists (`-o acl`).
+    pub has_acls: bool,
     /// The journal to try first; nodes that each have their own seldom meet.
     pub preferred_journal: u32,
     /// Deliberate mistakes, for the simulator.
@@ -89,11 +91,23 @@ impl Fs {
             range.clone().map(|number| JournalParts { ring: &journals[number].1, facts: &facts[number] }).collect();
         let mut lost_space = SpaceChange::default();
         let mut is_anything_replayed = false;
-        for (number, done) in range.zip(recover(&ports.device, &parts, totals, ports.host.wall_time()).await?) {
+        let recovered = recover(&ports.device, &parts, totals, ports.host.wall_time()).await;
+        let recovered = recovered.map_err(|error| match error {
+            Error::Device(BlockError::ReadOnly) => Error::Mount { why: unreplayed() },
+            other => other,
+        })?;
+        for (number, done) in range.zip(recovered) {
             let Some(done) = done else { continue };
             info!(journal = number, blocks = done.blocks, revoked = done.revoked, "replayed");
             is_anything_replayed = true;
             lost_space = done.space;
+        }
+        if options.is_spectator {
+            for (number, (_, ring)) in journals.iter().enumerate() {
+                if !is_clean(&newest_header(&ports.device, ring).await?) {
+                    warn!(journal = number, "not replayed: what is seen is old, unless another node has it in use");
+                }
+            }
         }
         // What was read before the replay may have been written by it.
         glocks.release_inodes().await?;
@@ -120,6 +134,7 @@ impl Fs {
             groups: GroupIndex::new(groups, slot as usize, journals.len()),
             system: SystemInodes { root: reference(&superblock.root_directory), statfs },
             is_read_only: options.is_read_only || options.is_spectator,
+            has_acls: options.has_acls,
             mount_guards: Mutex::new(guards),
             slot,
             ..reader
@@ -168,6 +183,7 @@ impl Fs {
             system: SystemInodes { root, statfs: root },
             is_read_only: true,
             chores: tokio::sync::Mutex::new(()),
+            has_acls: false,
             is_withdrawn: AtomicBool::new(false),
             withdrawn_by: OnceLock::new(),
             is_unmounted: AtomicBool::new(false),
@@ -197,4 +213,10 @@ async fn read_superblock(ports: &Ports) -> Result<Superblock> {
         )));
     }
     Ok(superblock)
+}
+
+fn unreplayed() -> String {
+    "a journal holds changes that are not in place yet, and the device cannot be written: make it writable, or work \
+     on a copy; -o norecovery shows what is in place, which may be old and inconsistent"
+        .into()
 }

@@ -28,6 +28,8 @@ pub struct Arguments {
 pub struct Options {
     pub is_read_only: bool,
     pub is_spectator: bool,
+    /// Access control lists are shown, inherited and changed.
+    pub has_acls: bool,
     pub flags: MsFlags,
     pub lock_protocol: Option<LockProtocol>,
     pub lock_table: Option<String>,
@@ -44,6 +46,7 @@ impl Default for Options {
         Self {
             is_read_only: false,
             is_spectator: false,
+            has_acls: false,
             flags: MsFlags::empty(),
             lock_protocol: None,
             lock_table: None,
@@ -166,9 +169,10 @@ impl Options {
             "dev" => self.flags.remove(MsFlags::MS_NODEV),
             "noexec" => self.flags.insert(MsFlags::MS_NOEXEC),
             "exec" => self.flags.remove(MsFlags::MS_NOEXEC),
-            // Reading never changes the access time here, so these hold anyway. ACLs are accepted
-            // for the sake of fstabs, and not there yet.
-            "noatime" | "relatime" | "nodiratime" | "acl" | "noacl" => {}
+            "acl" => self.has_acls = true,
+            "noacl" => self.has_acls = false,
+            // Reading never changes the access time here, so these hold anyway.
+            "noatime" | "relatime" | "nodiratime" => {}
             // For mount(8) and systemd.
             "defaults" | "auto" | "noauto" | "_netdev" | "nofail" | "nouser" | "async" => {}
             name if name.starts_with("x-") => {}

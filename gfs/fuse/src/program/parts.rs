@@ -8,7 +8,7 @@ use std::time::Duration;
 use base::NodeId;
 use block_core::dev::{DevName, DevNameError};
 use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset};
-use block_file::{FileDevice, OpenError, OpenOptions};
+use block_file::{FileDevice, OpenError, OpenErrorCause, OpenOptions};
 use dlm_api::LockManager;
 use dlm_api::local::LocalLocks;
 use dlm_node::{JoinError, JoinOptions, Member, View, ViewError};
@@ -90,19 +90,47 @@ pub enum Sharing {
     Alone,
 }
 
+/// What a mount may do with its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    ReadOnly,
+    /// A read-only mount replays a dirty journal, as the kernel does, where it can.
+    ReadOnlyButForReplay,
+    Write,
+}
+
+impl Access {
+    /// What the options need.
+    pub fn of(options: &Options) -> Access {
+        match (options.is_read_only, options.is_spectator) {
+            (_, true) => Access::ReadOnly,
+            (true, false) => Access::ReadOnlyButForReplay,
+            (false, false) => Access::Write,
+        }
+    }
+}
+
 /// Opens the device that `text` names.
-pub async fn open_device(text: &str, is_read_only: bool, sharing: Sharing) -> Result<Arc<dyn BlockDevice>, PartError> {
+pub async fn open_device(text: &str, access: Access, sharing: Sharing) -> Result<Arc<dyn BlockDevice>, PartError> {
     match DevName::parse(text, Path::exists).map_err(PartError::Name)? {
         DevName::Path(path) => {
             let exclusive = sharing == Sharing::Alone || is_block_device(&path);
-            let options = OpenOptions { read_only: is_read_only, exclusive, ..Default::default() };
-            Ok(FileDevice::open(&path, options).map_err(PartError::Open)?)
+            let open = |read_only| FileDevice::open(&path, OpenOptions { read_only, exclusive, ..Default::default() });
+            let opened = match (access, open(access == Access::ReadOnly)) {
+                (Access::ReadOnlyButForReplay, Err(error)) if is_write_refused(&error) => open(true),
+                (_, opened) => opened,
+            };
+            Ok(opened.map_err(PartError::Open)?)
         }
         DevName::Iscsi(url) => Ok(Initiator::connect(&url, iscsi_target_initiator::Options::default())
             .await
             .map_err(PartError::Connect)?),
         DevName::Volume { vg, lv } => Err(PartError::Volume { vg, lv }),
     }
+}
+
+fn is_write_refused(error: &OpenError) -> bool {
+    matches!(error.cause, OpenErrorCause::ReadOnly | OpenErrorCause::Denied { .. })
 }
 
 fn is_block_device(path: &Path) -> bool {

@@ -23,7 +23,7 @@ use super::arguments::{Arguments, LockProtocol};
 use super::background::{self, Server as Background};
 use super::host::ProcessHost;
 use super::log;
-use super::parts::{self, Locks, Sharing};
+use super::parts::{self, Access, Locks, Sharing};
 use super::record::{Facts, Record, State};
 use crate::adapter::{Adapter, WriterCaching};
 use crate::handles::Handles;
@@ -63,13 +63,14 @@ pub async fn serve(arguments: Arguments, background: Background) -> Result<()> {
     let shown = background::shown_device(&arguments.device);
     let options = &arguments.options;
     check_mountpoint(&arguments.directory)?;
-    let mut device = parts::open_device(&arguments.device, options.is_read_only, Sharing::Shared).await?;
+    let access = Access::of(options);
+    let mut device = parts::open_device(&arguments.device, access, Sharing::Shared).await?;
     let superblock = parts::read_superblock(&device, &shown).await?;
     let protocol = parts::lock_protocol(options, &superblock)?;
     if protocol == LockProtocol::NoLock {
         // Without a lock manager nothing else keeps a second mount, or mkfs, away from it.
         drop(device);
-        device = parts::open_device(&arguments.device, options.is_read_only, Sharing::Alone).await?;
+        device = parts::open_device(&arguments.device, access, Sharing::Alone).await?;
     }
     let locks = parts::open_locks(protocol, options, &superblock).await?;
     let port = Arc::new(CachePort::default());
@@ -82,6 +83,7 @@ pub async fn serve(arguments: Arguments, background: Background) -> Result<()> {
     let mount_options = MountOptions {
         is_read_only: options.is_read_only,
         is_spectator: options.is_spectator,
+        has_acls: options.has_acls,
         preferred_journal: options.node.map_or(0, |node| node - 1),
         ..Default::default()
     };
@@ -134,6 +136,7 @@ fn show(arguments: &Arguments, shown: &str, protocol: LockProtocol, fs: Arc<Fs>,
         flags,
         readers,
         sizes,
+        has_acls: options.has_acls,
     })?);
     for lack in session.kernel().lacks() {
         warn!("this kernel has {lack}");

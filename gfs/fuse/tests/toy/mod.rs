@@ -70,6 +70,7 @@ pub fn pair(name: &str, limit: Duration) -> Option<Pair> {
             flags: MsFlags::empty(),
             readers: 2,
             sizes: SizeChanges::Elsewhere,
+            has_acls: false,
         })
         .unwrap();
         mounts.add(session.connection());
