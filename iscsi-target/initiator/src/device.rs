@@ -1,11 +1,14 @@
-//! The block device: checks, splits and joins requests.
+//! The block device: connecting, and the port. Checks requests; the way to the unit splits and sends them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use block_core::completion::{Completion as Answer, completion};
-use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset, Durability, Geometry, IoFuture, IscsiUrl};
+use block_core::completion::completion;
+use block_core::{
+    BlockDevice, BlockError, ByteLen, ByteOffset, Compared, Durability, Geometry, HeldReservation, IoFuture, IscsiUrl,
+    RegisteredKeys, ReservationChange, ReservationOutcome, ReservationStatus,
+};
 use bytes::{Bytes, BytesMut};
 use iscsi_target_proto::scsi::ScsiCommand;
 
@@ -13,9 +16,11 @@ use crate::clock;
 use crate::error::ConnectError;
 use crate::name;
 use crate::options::Options;
-use crate::probe::Unit;
-use crate::queue::{ConnectionStatus, Limits, Role, Shared};
+use crate::queue::{ConnectionStatus, Limits, Shared};
+use crate::random;
+use crate::secrets;
 use crate::task::Task;
+use crate::way::{Way, all_settled, length, pieces, settled};
 
 /// Makes connections.
 pub struct Initiator;
@@ -23,13 +28,12 @@ pub struct Initiator;
 impl Initiator {
     /// Logs in to the target and finds the unit. Tries once: what is wrong is said at once.
     pub async fn connect(url: &IscsiUrl, options: Options) -> Result<Arc<IscsiDevice>, ConnectError> {
-        if url.user.is_some() {
-            return Err(ConnectError::CredentialsUnsupported);
-        }
         let runtime = match &options.runtime {
             Some(runtime) => runtime.clone(),
             None => tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?,
         };
+        let identity = secrets::identity(&url.login(), Some(&url.target), options.secrets_file.as_deref());
+        let identity = identity.map_err(ConnectError::Secrets)?;
         let initiator_name = name::initiator_name(options.initiator_name.as_deref(), options.state_dir.as_deref());
         let shared = Shared::new(Limits {
             lun: url.lun,
@@ -42,7 +46,8 @@ impl Initiator {
             url: url.clone(),
             options,
             initiator_name: initiator_name.map_err(ConnectError::Name)?,
-            session_id: name::session_id().map_err(ConnectError::Random)?,
+            session_id: random::session_id().map_err(ConnectError::Random)?,
+            identity,
             shared: shared.clone(),
             unit: unit.clone(),
             sectors: sectors.clone(),
@@ -53,18 +58,17 @@ impl Initiator {
         let task = runtime.spawn(task.run(completer));
         connected.await.unwrap_or(Err(ConnectError::NoRuntime))?;
         let unit = unit.get().cloned().ok_or(ConnectError::NoRuntime)?;
-        Ok(Arc::new(IscsiDevice { lun: url.lun, name: url.to_string(), unit, sectors, shared, closer, task }))
+        let way = Way { lun: url.lun, unit, shared: shared.clone(), can_write_same: AtomicBool::new(true) };
+        Ok(Arc::new(IscsiDevice { name: url.to_string(), sectors, way: Arc::new(way), closer, task }))
     }
 }
 
 /// A logical unit. What a read returns may be a slice of a larger receive buffer (64 KiB and more): who keeps small pieces
 /// for long copies them.
 pub struct IscsiDevice {
-    lun: u16,
     name: String,
-    unit: Unit,
     sectors: Arc<AtomicU64>,
-    shared: Arc<Shared>,
+    way: Arc<Way>,
     closer: Closer,
     task: tokio::task::JoinHandle<()>,
 }
@@ -72,12 +76,12 @@ pub struct IscsiDevice {
 impl IscsiDevice {
     /// How the connection is; for status displays.
     pub fn status(&self) -> ConnectionStatus {
-        self.shared.with(|core| core.status(clock::now()))
+        self.way.shared.with(|core| core.status(clock::now()))
     }
 
     /// Whether the unit refuses writes.
     pub fn is_read_only(&self) -> bool {
-        self.unit.is_read_only
+        self.way.unit.is_read_only
     }
 
     /// Logs out once every request is answered, and waits for the end of it. Flushes nothing. Dropping the device
@@ -89,53 +93,39 @@ impl IscsiDevice {
         }
     }
 
-    fn pieces(&self, at: ByteOffset, len: ByteLen) -> impl Iterator<Item = (ByteOffset, ByteLen)> + use<> {
-        let most = self.transfer_max().0;
-        let end = at.0 + len.0;
-        (at.0..end).step_by(most as usize).map(move |at| (ByteOffset(at), ByteLen(most.min(end - at))))
+    fn check(&self, at: ByteOffset, len: ByteLen, access: Access) -> Result<(), BlockError> {
+        if access == Access::Write && self.way.unit.is_read_only {
+            return Err(BlockError::ReadOnly);
+        }
+        self.geometry().check(at, len)
     }
+}
 
-    /// Whole sectors.
-    fn transfer_max(&self) -> ByteLen {
-        let sector = u64::from(self.unit.sector);
-        ByteLen((self.unit.transfer_max.0 / sector).max(1) * sector)
-    }
-
-    fn read_command(&self, at: ByteOffset, len: ByteLen) -> (ScsiCommand, Role) {
-        let sector = u64::from(self.unit.sector);
-        let command = ScsiCommand::read_16(self.lun, at.0 / sector, (len.0 / sector) as u32, self.unit.sector)
-            .expect("invariant: a piece is shorter than 4 GiB");
-        (command, Role::Read { at, len })
-    }
-
-    fn write_command(&self, at: ByteOffset, data: Vec<Bytes>, durability: Durability) -> (ScsiCommand, Role) {
-        let len = length(&data);
-        let lba = at.0 / u64::from(self.unit.sector);
-        let force = durability == Durability::Forced && self.unit.has_write_cache;
-        let command = ScsiCommand::write_16(self.lun, lba, data, self.unit.sector, force)
-            .expect("invariant: a piece is whole sectors and shorter than 4 GiB");
-        (command, Role::Write { at, len, durability })
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
 }
 
 impl BlockDevice for IscsiDevice {
     fn geometry(&self) -> Geometry {
-        Geometry { sector: self.unit.sector, sectors: self.sectors.load(Ordering::Relaxed) }
+        Geometry { sector: self.way.unit.sector, sectors: self.sectors.load(Ordering::Relaxed) }
     }
 
     fn read(&self, at: ByteOffset, len: ByteLen) -> IoFuture<Bytes> {
-        if let Err(error) = self.geometry().check(at, len) {
+        if let Err(error) = self.check(at, len, Access::Read) {
             return ready(Err(error));
         }
         if len.0 == 0 {
             return ready(Ok(Bytes::new()));
         }
-        if len <= self.transfer_max() {
-            let (command, role) = self.read_command(at, len);
-            return Box::pin(settled(self.shared.submit_one(command, role)));
+        let way = &self.way;
+        let most = way.transfer_max();
+        if len <= most {
+            let (command, role) = way.read_command(at, len);
+            return Box::pin(settled(way.shared.submit_one(command, role)));
         }
-        let pieces = self.pieces(at, len).map(|(at, len)| self.read_command(at, len)).collect();
-        let answers = self.shared.submit(pieces);
+        let answers = way.shared.submit(pieces(at, len, most).map(|(at, len)| way.read_command(at, len)).collect());
         Box::pin(async move {
             let mut all = BytesMut::with_capacity(len.0 as usize);
             for answer in answers {
@@ -147,51 +137,68 @@ impl BlockDevice for IscsiDevice {
 
     fn write(&self, at: ByteOffset, mut data: Vec<Bytes>, durability: Durability) -> IoFuture<()> {
         let len = length(&data);
-        if self.unit.is_read_only {
-            return ready(Err(BlockError::ReadOnly));
-        }
-        if let Err(error) = self.geometry().check(at, len) {
+        if let Err(error) = self.check(at, len, Access::Write) {
             return ready(Err(error));
         }
         data.retain(|part| !part.is_empty());
         if data.is_empty() {
             return ready(Ok(()));
         }
-        if len <= self.transfer_max() {
-            let (command, role) = self.write_command(at, data, durability);
-            let answer = self.shared.submit_one(command, role);
+        if len <= self.way.transfer_max() {
+            let (command, role) = self.way.write_command(at, data, durability);
+            let answer = self.way.shared.submit_one(command, role);
             return Box::pin(async move { settled(answer).await.map(drop) });
         }
-        let pieces = split(data, self.transfer_max()).into_iter().scan(at, |at, piece| {
-            let begin = *at;
-            *at = begin + length(&piece);
-            Some(self.write_command(begin, piece, durability))
-        });
-        let answers = self.shared.submit(pieces.collect());
-        Box::pin(async move {
-            let mut result = Ok(());
-            // All of them: an answer must not come while a part is still under way.
-            for answer in answers {
-                result = result.and(settled(answer).await.map(drop));
-            }
-            result
-        })
+        Box::pin(all_settled(self.way.write(at, data, durability)))
     }
 
     fn flush(&self) -> IoFuture<()> {
-        let answer = self.shared.submit_flush(ScsiCommand::synchronize_cache_16(self.lun));
+        let answer = self.way.shared.submit_flush(ScsiCommand::synchronize_cache_16(self.way.lun));
         Box::pin(async move { settled(answer).await.map(drop) })
     }
 
-    /// Written as data; the unit's own way comes with WRITE SAME.
-    fn write_zeroes(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
-        static ZEROES: [u8; 65536] = [0; 65536];
-        if let Err(error) = self.geometry().check(at, len) {
+    fn discard(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
+        if let Err(error) = self.check(at, len, Access::Write) {
             return ready(Err(error));
         }
-        let parts = (0..len.0).step_by(ZEROES.len());
-        let parts = parts.map(|done| Bytes::from_static(&ZEROES[..(len.0 - done).min(ZEROES.len() as u64) as usize]));
-        self.write(at, parts.collect(), Durability::Cached)
+        match self.way.unit.unmap_max {
+            Some(most) => Box::pin(all_settled(self.way.unmap(at, len, most))),
+            None => ready(Err(BlockError::Unsupported { operation: "discard" })),
+        }
+    }
+
+    fn write_zeroes(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
+        match self.check(at, len, Access::Write) {
+            Ok(()) => Box::pin(self.way.clone().make_zeroes(at, len)),
+            Err(error) => ready(Err(error)),
+        }
+    }
+
+    fn compare_and_write(&self, at: ByteOffset, expected: Bytes, new: Bytes) -> IoFuture<Compared> {
+        let len = ByteLen::of(&expected);
+        if let Err(error) = self.check(at, len, Access::Write) {
+            return ready(Err(error));
+        }
+        if len.0 == 0 || len != ByteLen::of(&new) {
+            return ready(Err(BlockError::Misaligned { at, len: ByteLen::of(&new), sector: self.way.unit.sector }));
+        }
+        Box::pin(self.way.clone().compare_and_write(at, expected, new))
+    }
+
+    fn change_reservation(&self, change: ReservationChange) -> IoFuture<ReservationOutcome> {
+        Box::pin(self.way.clone().change_reservation(change))
+    }
+
+    fn reservation_keys(&self) -> IoFuture<RegisteredKeys> {
+        Box::pin(self.way.clone().reservation_keys())
+    }
+
+    fn reservation(&self) -> IoFuture<HeldReservation> {
+        Box::pin(self.way.clone().reservation())
+    }
+
+    fn reservation_status(&self) -> IoFuture<ReservationStatus> {
+        Box::pin(self.way.clone().reservation_status())
     }
 }
 
@@ -222,35 +229,6 @@ impl Drop for Closer {
 /// How often [`IscsiDevice::close`] looks.
 const CLOSE_POLL: std::time::Duration = std::time::Duration::from_millis(2);
 
-async fn settled(answer: Answer<Result<Bytes, BlockError>>) -> Result<Bytes, BlockError> {
-    let gone = || Err(BlockError::Unavailable { what: "the connection's task has ended".to_owned() });
-    answer.await.unwrap_or_else(gone)
-}
-
 fn ready<T: Send + 'static>(result: Result<T, BlockError>) -> IoFuture<T> {
     Box::pin(std::future::ready(result))
-}
-
-fn length(data: &[Bytes]) -> ByteLen {
-    ByteLen(data.iter().map(|part| part.len() as u64).sum())
-}
-
-/// Cuts buffers into pieces of exactly `most` bytes each; the last may be shorter.
-fn split(data: Vec<Bytes>, most: ByteLen) -> Vec<Vec<Bytes>> {
-    let mut pieces = vec![Vec::new()];
-    let mut room = most.0 as usize;
-    for mut part in data {
-        while !part.is_empty() {
-            if room == 0 {
-                pieces.push(Vec::new());
-                room = most.0 as usize;
-            }
-            let now = part.split_to(room.min(part.len()));
-            room -= now.len();
-            if let Some(piece) = pieces.last_mut() {
-                piece.push(now);
-            }
-        }
-    }
-    pieces
 }

@@ -4,9 +4,11 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use block_core::ReservationKey;
 use iscsi_target_proto::initiator::CloseReason;
 
 use crate::name::NameError;
+use crate::secrets::SecretsError;
 
 /// Why connecting failed.
 #[derive(Debug)]
@@ -17,8 +19,8 @@ pub enum ConnectError {
     Random(io::Error),
     /// `connect` was called outside of a tokio runtime and got none.
     NoRuntime,
-    /// The URL has a user and secret, which this version cannot use.
-    CredentialsUnsupported,
+    /// There is a user and no usable secret.
+    Secrets(SecretsError),
     /// The host's name is not known, nobody listens, or the way there is broken.
     Unreachable { portal: String, error: io::Error },
     /// Nothing was heard within the limit.
@@ -35,6 +37,8 @@ pub enum ConnectError {
     Refused { question: &'static str, answer: String },
     /// The unit is reserved for others (RESERVATION CONFLICT).
     Fenced,
+    /// This process had registered a key, and after a reconnection the unit does not have it any more.
+    KeyMissing { key: ReservationKey },
     /// After a reconnection there is another unit in the place of this one.
     Replaced { what: &'static str },
 }
@@ -45,7 +49,7 @@ impl fmt::Display for ConnectError {
             Self::Name(error) => write!(f, "{error}"),
             Self::Random(error) => write!(f, "cannot read random bytes for a session identifier: {error}"),
             Self::NoRuntime => write!(f, "connecting needs a tokio runtime"),
-            Self::CredentialsUnsupported => write!(f, "logging in with a user and secret (CHAP) is not supported yet"),
+            Self::Secrets(error) => write!(f, "{error}"),
             Self::Unreachable { portal, error } => write!(f, "cannot connect to {portal}: {error}"),
             Self::TimedOut { portal, limit } => {
                 write!(f, "{portal} did not answer within {} seconds", limit.as_secs_f64())
@@ -58,6 +62,11 @@ impl fmt::Display for ConnectError {
             Self::BadCapacity { what } => write!(f, "the logical unit cannot be used: {what}"),
             Self::Refused { question, answer } => write!(f, "the logical unit refused {question}: {answer}"),
             Self::Fenced => write!(f, "the logical unit is reserved and this initiator is not among its registrants"),
+            Self::KeyMissing { key } => write!(
+                f,
+                "RESERVATION CONFLICT: the logical unit no longer has this node's registration key {key}; the node was \
+                 fenced while it was away, and writes no more"
+            ),
             Self::Replaced { what } => write!(f, "another logical unit answers in its place: its {what} differs"),
         }
     }

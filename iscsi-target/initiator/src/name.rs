@@ -1,10 +1,10 @@
-//! Who this initiator is: its name, one per machine, and the identifier of its session, one per process.
+//! Who this initiator is: its name, one per machine.
 //!
 //! The name's file has open-iscsi's format: a line `InitiatorName=iqn…`, `#` begins a comment.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -78,15 +78,6 @@ pub fn initiator_name(wanted: Option<&str>, state_dir: Option<&Path>) -> Result<
     }
 }
 
-/// A session identifier: random type, so that every process has its own (RFC 7143 §11.12.5).
-pub fn session_id() -> io::Result<[u8; 6]> {
-    const RANDOM_TYPE: u8 = 0x80;
-    let mut id = [0; 6];
-    File::open("/dev/urandom")?.read_exact(&mut id)?;
-    id[0] = RANDOM_TYPE;
-    Ok(id)
-}
-
 fn user_state_dir() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
     let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")))?;
@@ -101,9 +92,8 @@ fn kept_name(dir: &Path) -> Result<String, NameError> {
     }
     let failed = |error| NameError::Write { file: file.clone(), error };
     fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed)?;
-    let mut random = [0; 6];
-    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(failed)?;
-    let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let random: String =
+        crate::random::bytes::<6>().map_err(failed)?.iter().map(|byte| format!("{byte:02x}")).collect();
     // Written whole under another name first: a second process sees no name or a whole one, and the first link wins.
     let draft = dir.join(format!("{FILE_NAME}.{random}"));
     let text = format!("InitiatorName=iqn.2026-11.org.corral:{random}\n");
@@ -162,11 +152,5 @@ mod tests {
         let _ = fs::remove_dir_all(&dir);
         assert!(matches!(initiator_name(Some("iqn."), None), Err(NameError::Bad { .. })));
         assert!(initiator_name(Some("iqn.2026-11.x:y z"), None).is_err());
-    }
-
-    #[test]
-    fn session_ids_are_of_the_random_type_and_differ() {
-        let ids = [session_id().expect("urandom"), session_id().expect("urandom")];
-        assert!(ids[0] != ids[1] && ids.iter().all(|id| id[0] == 0x80));
     }
 }

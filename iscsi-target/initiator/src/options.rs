@@ -12,6 +12,8 @@ pub struct Options {
     pub initiator_name: Option<String>,
     /// Where a name that was made is kept; `None`: the machine's or the user's state directory.
     pub state_dir: Option<PathBuf>,
+    /// The file with CHAP secrets; see [`crate::secrets`] for what holds without one.
+    pub secrets_file: Option<PathBuf>,
     /// How long making the TCP connection and the login may take, each time.
     pub connect_timeout: Duration,
     /// A command that is not answered for so long ends the connection; it is sent again on the next one.
@@ -36,6 +38,7 @@ impl Default for Options {
         Self {
             initiator_name: None,
             state_dir: None,
+            secrets_file: None,
             connect_timeout: Duration::from_secs(10),
             command_timeout: Duration::from_secs(30),
             recovery_limit: Duration::from_secs(120),

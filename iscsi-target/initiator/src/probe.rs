@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use block_core::{BlockError, ByteLen, ByteOffset};
+use block_core::{BlockError, ByteLen, ByteOffset, RegisteredKeys};
 use bytes::Bytes;
 use iscsi_target_proto::scsi::{AdditionalSense, Capacity, Cdb, DataPhase, ScsiCommand, StandardInquiry};
 
 use crate::clock;
+use crate::command::{self, ReserveIn};
 use crate::error::ConnectError;
 use crate::queue::Shared;
 use crate::verdict::{Verdict, judge};
@@ -22,8 +23,21 @@ pub struct Unit {
     pub has_write_cache: bool,
     /// Most bytes of one command.
     pub transfer_max: ByteLen,
+    /// Most bytes that one command fills with zeroes, or gives back.
+    pub write_same_max: ByteLen,
+    /// As above; `None` if the unit does not give space back.
+    pub unmap_max: Option<ByteLen>,
+    /// Most bytes that are compared and written in one step.
+    pub compare_max: ByteLen,
     /// What names the unit: its device identification or serial number page, as it came.
     pub identity: Option<Bytes>,
+}
+
+struct BlockLimits {
+    transfer_max: ByteLen,
+    write_same_max: ByteLen,
+    unmap_max: Option<ByteLen>,
+    compare_max: ByteLen,
 }
 
 /// Where to ask.
@@ -53,12 +67,16 @@ impl Probe<'_> {
         self.ask("TEST UNIT READY", ScsiCommand::test_unit_ready(self.lun)).await?;
         let capacity = self.capacity().await?;
         let (has_write_cache, is_read_only) = self.mode().await?;
+        let limits = self.limits(capacity.block_length).await?;
         Ok(Unit {
             sector: capacity.block_length,
             sectors: capacity.blocks,
             is_read_only,
             has_write_cache,
-            transfer_max: self.transfer_max(capacity.block_length).await?,
+            transfer_max: limits.transfer_max,
+            write_same_max: limits.write_same_max,
+            unmap_max: limits.unmap_max.filter(|_| capacity.is_thin),
+            compare_max: limits.compare_max,
             identity: self.identity().await?,
         })
     }
@@ -89,13 +107,33 @@ impl Probe<'_> {
         Ok((has_write_cache, is_read_only))
     }
 
-    /// Most bytes of one command: ours, or less if the unit's block limits page says so.
-    async fn transfer_max(&self, block_length: u32) -> Result<ByteLen, ConnectError> {
+    /// Our limits, or less where the unit's block limits page says so (SBC-4 §6.6.4).
+    async fn limits(&self, block_length: u32) -> Result<BlockLimits, ConnectError> {
         let page = self.ask_if_known("INQUIRY (block limits)", self.page(BLOCK_LIMITS)).await?;
-        let blocks = page.filter(|page| page.get(1) == Some(&BLOCK_LIMITS));
-        let blocks = blocks.as_ref().and_then(|page| page.get(8..12)?.try_into().ok()).map_or(0, u32::from_be_bytes);
-        let limit = u64::from(blocks) * u64::from(block_length);
-        Ok(ByteLen(if limit == 0 { TRANSFER_MAX } else { TRANSFER_MAX.min(limit) }))
+        let page = page.filter(|page| page.get(1) == Some(&BLOCK_LIMITS));
+        let field =
+            |at: usize| -> Option<u32> { Some(u32::from_be_bytes(page.as_ref()?.get(at..at + 4)?.try_into().ok()?)) };
+        let least = |most: u64, blocks: u64| match blocks.saturating_mul(u64::from(block_length)) {
+            // Zero says nothing.
+            0 => ByteLen(most),
+            limit => ByteLen(most.min(limit)),
+        };
+        let long = page.as_ref().and_then(|page| page.get(36..44)?.try_into().ok()).map_or(0, u64::from_be_bytes);
+        let compare = page.as_ref().and_then(|page| page.get(5)).copied().unwrap_or(0);
+        Ok(BlockLimits {
+            transfer_max: least(TRANSFER_MAX, field(8).unwrap_or(0).into()),
+            write_same_max: least(WRITE_SAME_MAX, long),
+            unmap_max: field(20).filter(|blocks| *blocks > 0).map(|blocks| least(UNMAP_MAX, blocks.into())),
+            compare_max: ByteLen(u64::from(compare.max(1)) * u64::from(block_length)),
+        })
+    }
+
+    /// The keys that are registered with the unit.
+    pub async fn keys(&self) -> Result<RegisteredKeys, ConnectError> {
+        const QUESTION: &str = "PERSISTENT RESERVE IN (READ KEYS)";
+        let answer = self.ask(QUESTION, command::reserve_in(self.lun, ReserveIn::Keys)).await?;
+        let answer = command::parse_keys(&answer);
+        answer.ok_or(ConnectError::Refused { question: QUESTION, answer: "its answer makes no sense".to_owned() })
     }
 
     async fn identity(&self) -> Result<Option<Bytes>, ConnectError> {
@@ -150,6 +188,10 @@ impl Probe<'_> {
 
 /// One command moves at most this much. Larger ones would hold up small ones on the same connection.
 const TRANSFER_MAX: u64 = 1 << 20;
+
+/// What one WRITE SAME or UNMAP may take of a unit's time.
+const WRITE_SAME_MAX: u64 = 64 << 20;
+const UNMAP_MAX: u64 = 1 << 30;
 
 const DISK: u8 = 0x00;
 const MODE_SENSE_6: u8 = 0x1a;

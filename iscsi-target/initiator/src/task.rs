@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use block_core::completion::Completer;
 use block_core::{BlockError, IscsiUrl};
+use iscsi_target_proto::chap::ChapIdentity;
 use iscsi_target_proto::initiator::{CloseReason, InitiatorConfig, InitiatorSession};
 use iscsi_target_proto::negotiate::DigestPolicy;
 use iscsi_target_proto::pdu::LoginStatus;
@@ -17,11 +18,14 @@ use iscsi_target_proto::scsi::ScsiCommand;
 use tokio::net::TcpStream;
 
 use crate::clock;
+use crate::command;
 use crate::error::ConnectError;
+use crate::kept::Run;
 use crate::link;
 use crate::options::Options;
 use crate::probe::{Probe, Unit};
-use crate::queue::Shared;
+use crate::queue::{Registered, Shared};
+use crate::random;
 
 /// What a connection is made from, each time.
 pub struct Task {
@@ -29,6 +33,8 @@ pub struct Task {
     pub options: Options,
     pub initiator_name: String,
     pub session_id: [u8; 6],
+    /// Who to log in as.
+    pub identity: Option<Arc<ChapIdentity>>,
     pub shared: Arc<Shared>,
     /// What the unit was when it was first seen.
     pub unit: Arc<OnceLock<Unit>>,
@@ -106,7 +112,11 @@ impl Task {
         }
         let (reader, writer) = stream.into_split();
         let writer = Arc::new(writer);
-        let session = InitiatorSession::new(self.config(), clock::now());
+        let config = match self.config() {
+            Ok(config) => config,
+            Err(error) => return error,
+        };
+        let session = InitiatorSession::new(config, clock::now());
         let login = self.shared.with(|core| core.attach(session, writer.clone()));
         let mut drive = std::pin::pin!(link::drive(&self.shared, reader, writer));
         let ended = |reason| ConnectError::Session { target: self.url.target.clone(), reason };
@@ -160,10 +170,22 @@ impl Task {
             return Err(ConnectError::Replaced { what: "size" });
         }
         self.sectors.store(found.sectors, Ordering::Relaxed);
+        self.check_key().await?;
         self.restore(unit).await?;
         let has_write_cache = unit.has_write_cache || found.has_write_cache;
         self.shared.with(|core| core.open_for_business(has_write_cache, clock::now(), &self.shared.wake));
         Ok(())
+    }
+
+    /// A key that this process has registered must still be there: without it the node was fenced meanwhile, and
+    /// nothing of it may land any more. (The unit refuses its writes as long as there is a reservation; this holds
+    /// when there is none, too.)
+    async fn check_key(&self) -> Result<(), ConnectError> {
+        if self.shared.with(|core| *core.registered() == Registered::No) {
+            return Ok(());
+        }
+        let keys = self.probe().keys().await?.keys;
+        self.shared.with(|core| core.registered().settle(&keys)).map_err(|key| ConnectError::KeyMissing { key })
     }
 
     /// Sends the kept writes again; they stay kept until a flush.
@@ -173,13 +195,10 @@ impl Task {
             tracing::info!(unit = %self.url, writes = runs.len(), "sending unflushed writes again");
         }
         let probe = self.probe();
-        let mut runs = runs.into_iter();
+        let mut commands = runs.into_iter().flat_map(|run| self.commands(unit, run));
         loop {
             let mut window = Vec::new();
-            for (at, buffers) in runs.by_ref().take(RESTORE_WINDOW) {
-                let lba = at / u64::from(unit.sector);
-                let command = ScsiCommand::write_16(self.url.lun, lba, buffers, unit.sector, false)
-                    .expect("invariant: kept writes are whole sectors and short");
+            for command in commands.by_ref().take(RESTORE_WINDOW) {
                 window.push((self.shared.ask(command.clone()), command));
             }
             if window.is_empty() {
@@ -194,28 +213,47 @@ impl Task {
         }
     }
 
+    fn commands(&self, unit: &Unit, run: Run) -> Vec<ScsiCommand> {
+        let sector = u64::from(unit.sector);
+        match run {
+            Run::Data { at, buffers } => {
+                let command = ScsiCommand::write_16(self.url.lun, at / sector, buffers, unit.sector, false);
+                vec![command.expect("invariant: kept writes are whole sectors and short")]
+            }
+            Run::Zeroes { at, len } => {
+                let most = (unit.write_same_max.0 / sector).max(1) * sector;
+                let pieces = (at..at + len).step_by(most as usize);
+                let blocks = |begin: u64| (most.min(at + len - begin) / sector) as u32;
+                pieces
+                    .map(|at| command::write_zeroes(self.url.lun, at / sector, blocks(at), unit.sector, false))
+                    .collect()
+            }
+        }
+    }
+
     fn probe(&self) -> Probe<'_> {
         let patience = self.options.connect_timeout;
         Probe { shared: &self.shared, target: &self.url.target, lun: self.url.lun, patience }
     }
 
-    fn config(&self) -> InitiatorConfig {
+    fn config(&self) -> Result<InitiatorConfig, ConnectError> {
         let mut config = InitiatorConfig::new(&self.initiator_name, Some(&self.url.target), 0);
         let policy = |wanted| if wanted { DigestPolicy::Required } else { DigestPolicy::Allowed };
         config.isid = self.session_id;
+        config.credentials = random::credentials(self.identity.as_ref())?;
         config.login_timeout = self.options.connect_timeout;
         config.ping_interval = self.options.ping_interval;
         config.ping_timeout = self.options.ping_interval;
         config.willing.header_digest = policy(self.options.header_digest || self.url.header_digest);
         config.willing.data_digest = policy(self.options.data_digest || self.url.data_digest);
-        config
+        Ok(config)
     }
 
     /// Why there is no point in connecting again; `None` if there is.
     fn fatal(&self, lost: &ConnectError) -> Option<BlockError> {
         let unavailable = || BlockError::Unavailable { what: lost.to_string() };
         match lost {
-            ConnectError::Fenced => return Some(BlockError::Fenced),
+            ConnectError::Fenced | ConnectError::KeyMissing { .. } => return Some(BlockError::Fenced),
             ConnectError::Session { reason: CloseReason::LoginRefused { status, .. }, .. }
                 if [LoginStatus::AUTHENTICATION_FAILURE, LoginStatus::AUTHORIZATION_FAILURE].contains(status) =>
             {
@@ -227,7 +265,14 @@ impl Task {
             _ => {}
         }
         let waiting = self.shared.with(|core| core.troubled_since()).map(|since| clock::now().saturating_since(since));
-        waiting.is_some_and(|waiting| waiting >= self.options.recovery_limit).then(unavailable)
+        let limit = self.options.recovery_limit;
+        let gone = || BlockError::Unavailable {
+            what: format!(
+                "the target has been gone for more than {} seconds; the last attempt: {lost}",
+                limit.as_secs_f64()
+            ),
+        };
+        waiting.is_some_and(|waiting| waiting >= limit).then(gone)
     }
 
     async fn closed(&self) {
