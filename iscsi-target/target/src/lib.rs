@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod atomic;
 pub mod attention;
 pub mod backing;
 pub mod clock;

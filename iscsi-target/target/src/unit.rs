@@ -9,6 +9,7 @@ use block_core::{BlockDevice, Durability};
 use iscsi_target_proto::scsi::{Capacity, InquiryIdentity, ModeProfile, UnitProfile};
 use tokio::sync::RwLock;
 
+use crate::atomic::{ATOMIC_MAX, AtomicJournal};
 use crate::backing::{self, Backing, Made};
 use crate::config::LunOptions;
 use crate::execute::CopyResults;
@@ -25,8 +26,6 @@ const PAGE: u32 = 4096;
 const THIN_PIECE: u32 = 128 * 1024;
 /// Most data of one WRITE SAME, in bytes.
 const SAME_MAX: u64 = TRANSFER_MAX;
-/// Most data of one WRITE ATOMIC, in bytes.
-pub const ATOMIC_MAX: u64 = 1024 * 1024;
 
 /// A logical unit.
 pub struct LogicalUnit {
@@ -41,6 +40,8 @@ pub struct LogicalUnit {
     /// its like, and a change of reservations, after which no write of those it shuts out lands.
     pub gate: Arc<RwLock<()>>,
     pub copies: CopyResults,
+    /// `None` where nothing can be kept: then only single blocks are written atomically.
+    pub atomic: Option<AtomicJournal>,
     identity: InquiryIdentity,
     /// `None` for a unit of tests.
     backing: Option<Backing>,
@@ -66,11 +67,17 @@ impl LogicalUnit {
         let identity = identity(number, target_name, options.serial.as_deref());
         let backing = Backing::open(options, grown(state, identity.naa), made).map_err(tell)?;
         let kept = state.join(format!("reservations-{:016x}.json", identity.naa));
+        let journal = state.join(format!("atomic-{:016x}.journal", identity.naa));
+        let atomic = match options.is_read_only {
+            true => None,
+            false => Some(AtomicJournal::open(&journal, &*backing.device()).map_err(tell)?),
+        };
         Ok(Self {
             is_read_only: options.is_read_only,
             write_cache: options.write_cache.into(),
             is_thin: options.is_thin,
             reservations: UnitReservations::open(kept).map_err(tell)?,
+            atomic,
             identity,
             ..Self::over(number, target_name, backing.device(), None)
         }
@@ -92,6 +99,7 @@ impl LogicalUnit {
             reservations: UnitReservations::default(),
             gate: Arc::default(),
             copies: CopyResults::default(),
+            atomic: None,
             identity: identity(number, target_name, serial),
             backing: None,
         }
@@ -114,7 +122,7 @@ impl LogicalUnit {
             is_thin: self.is_thin,
             transfer_blocks_max: self.transfer_blocks_max(),
             same_blocks_max: self.blocks_in(SAME_MAX),
-            atomic_blocks_max: self.blocks_in(ATOMIC_MAX),
+            atomic_blocks_max: self.atomic_blocks_max(),
             transfer_blocks_best: self.blocks_in(TRANSFER_BEST),
         }
     }
@@ -128,6 +136,11 @@ impl LogicalUnit {
     /// Most blocks of one command.
     pub fn transfer_blocks_max(&self) -> u32 {
         self.blocks_in(TRANSFER_MAX)
+    }
+
+    /// Most blocks of one WRITE ATOMIC: a device writes one block whole or not at all, more need the journal.
+    pub fn atomic_blocks_max(&self) -> u32 {
+        if self.atomic.is_some() { self.blocks_in(ATOMIC_MAX) } else { 1 }
     }
 
     /// How many whole blocks these bytes are.

@@ -16,7 +16,7 @@ use super::{
     From, Step, check_range, check_transfer, check_writable, cut, failure, refusal, take, take_all, task, whole,
 };
 use crate::attention::Origin;
-use crate::unit::{ATOMIC_MAX, LogicalUnit};
+use crate::unit::LogicalUnit;
 
 /// Read or written at once, in bytes: a multiple of every block length.
 const PIECE: u64 = 1024 * 1024;
@@ -48,6 +48,7 @@ pub fn verify(
     let (length, transfer_length) = if check == ByteCheck::Each { (wanted, length) } else { (length, wanted) };
     let unit = unit.clone();
     take(from, command, wanted as u32, move |data| async move {
+        let _gate = unit.gate.read().await;
         compare(&unit, at, length, &data).await.map(|result| done(result, transfer_length))
     })
 }
@@ -200,6 +201,9 @@ pub fn unmap(from: &From<'_>, unit: &Arc<LogicalUnit>, command: &Command, length
         for (at, length) in ranges {
             release(&unit, at, length).await?;
         }
+        if !unit.has_write_cache() {
+            unit.device.flush().await?;
+        }
         Ok(TaskResult::good(u64::from(length)))
     })
 }
@@ -270,14 +274,16 @@ pub fn write_atomic(
 ) -> Result<Step, Sense> {
     check_writable(unit)?;
     let (at, length) = check_range(unit, lba, blocks)?;
-    if blocks > unit.blocks_in(ATOMIC_MAX) {
+    if blocks > unit.atomic_blocks_max() {
         return Err(Sense::invalid_field(12));
     }
     let (unit, origin) = (unit.clone(), from.origin());
     take_all(from, command, length, move |data| async move {
         exclusively(&unit, &origin, async {
-            if length > 0 {
-                unit.device.write(at, vec![data], unit.durability(force)).await?;
+            match &unit.atomic {
+                _ if length == 0 => {}
+                Some(journal) if blocks > 1 => journal.write(&*unit.device, at, data).await?,
+                _ => unit.device.write(at, vec![data], unit.durability(force)).await?,
             }
             Ok(TaskResult::good(length))
         })

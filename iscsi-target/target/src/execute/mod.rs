@@ -92,6 +92,8 @@ pub enum Job {
     Read {
         answer: IoFuture<Bytes>,
         transfer_length: u64,
+        /// The unit's gate, of a read that could see half of an atomic write.
+        gate: Option<OwnedRwLockReadGuard<()>>,
     },
     Write {
         answer: IoFuture<()>,
@@ -400,8 +402,23 @@ impl ReadPlan {
     }
 
     pub fn begin(self) -> Job {
+        // The device gives one block whole; only of several could some be read before an atomic write and some after.
+        if self.length <= u64::from(self.unit.device.geometry().sector) {
+            return self.start(None);
+        }
+        match self.unit.gate.clone().try_read_owned() {
+            Ok(gate) => self.start(Some(gate)),
+            Err(_) => Job::Task(Box::pin(async move {
+                let gate = self.unit.gate.clone().read_owned().await;
+                let mut job = self.start(Some(gate));
+                std::future::poll_fn(|context| job.poll(context)).await
+            })),
+        }
+    }
+
+    fn start(self, gate: Option<OwnedRwLockReadGuard<()>>) -> Job {
         let answer = self.unit.device.read(self.at, ByteLen(self.length));
-        Job::Read { answer, transfer_length: self.transfer_length }
+        Job::Read { answer, transfer_length: self.transfer_length, gate }
     }
 }
 
@@ -455,10 +472,14 @@ impl Job {
     /// Asks the device whether it is done.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<TaskResult> {
         Poll::Ready(match self {
-            Self::Read { answer, transfer_length } => match ready!(Pin::new(answer).poll(context)) {
-                Ok(data) => TaskResult { transfer_length: *transfer_length, ..TaskResult::data(data) },
-                Err(error) => failure(&error, AdditionalSense::UNRECOVERED_READ_ERROR),
-            },
+            Self::Read { answer, transfer_length, gate } => {
+                let result = ready!(Pin::new(answer).poll(context));
+                drop(gate.take());
+                match result {
+                    Ok(data) => TaskResult { transfer_length: *transfer_length, ..TaskResult::data(data) },
+                    Err(error) => failure(&error, AdditionalSense::UNRECOVERED_READ_ERROR),
+                }
+            }
             Self::Write { answer, transfer_length, gate } => {
                 let result = ready!(Pin::new(answer).poll(context));
                 drop(gate.take());
