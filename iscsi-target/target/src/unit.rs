@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use block_core::{BlockDevice, Durability};
-use iscsi_target_proto::scsi::{Capacity, InquiryIdentity, ModeProfile, UnitProfile};
+use iscsi_target_proto::scsi::{Capacity, InquiryIdentity, InquiryLabels, ModeProfile, UnitProfile};
 use tokio::sync::RwLock;
 
 use crate::atomic::{ATOMIC_MAX, AtomicJournal};
@@ -206,6 +206,7 @@ fn identity(number: u16, target_name: &str, serial: Option<&str>) -> InquiryIden
         serial: serial.map_or_else(|| format!("{hash:016x}"), str::to_owned),
         target_name: target_name.to_owned(),
         naa: 3 << 60 | hash >> 4,
+        labels: InquiryLabels::default(),
     }
 }
 

@@ -15,6 +15,28 @@ pub struct InquiryIdentity {
     pub target_name: String,
     /// Identifies the unit in the world: a NAA locally assigned number (the first hexadecimal digit is 3).
     pub naa: u64,
+    pub labels: InquiryLabels,
+}
+
+/// What a logical unit is called; an administrator may choose it, so that what initiators have noted of an older target stays
+/// true. ASCII; what is too long is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InquiryLabels {
+    /// 8 characters.
+    pub vendor: String,
+    /// 16 characters.
+    pub product: String,
+    /// 4 characters.
+    pub revision: String,
+    /// The designator that begins with a vendor (T10 vendor ID based); `None`: our vendor and the serial number.
+    pub designator: Option<String>,
+}
+
+impl Default for InquiryLabels {
+    fn default() -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        Self { vendor: text(VENDOR), product: text(PRODUCT), revision: text(REVISION), designator: None }
+    }
 }
 
 /// What a logical unit can do.
@@ -62,7 +84,13 @@ impl StandardInquiry {
 impl UnitProfile {
     /// Standard INQUIRY data.
     pub fn standard(&self) -> Vec<u8> {
-        standard(TYPE_DISK)
+        let mut out = standard(TYPE_DISK);
+        let labels = &self.identity.labels;
+        for (range, text) in [(8..16, &labels.vendor), (16..32, &labels.product), (32..36, &labels.revision)] {
+            let blanks = std::iter::repeat(b' ');
+            out[range].iter_mut().zip(text.bytes().chain(blanks)).for_each(|(byte, of_text)| *byte = of_text);
+        }
+        out
     }
 }
 
@@ -152,7 +180,10 @@ fn device_identification(identity: &InquiryIdentity) -> Vec<u8> {
     const UTF8: u8 = 3;
     let mut out = Vec::new();
     designator(&mut out, BINARY, 0x03, &identity.naa.to_be_bytes());
-    let vendor_specific = [VENDOR.as_slice(), identity.serial.as_bytes()].concat();
+    let vendor_specific = match &identity.labels.designator {
+        Some(designator) => designator.as_bytes()[..designator.len().min(64)].to_vec(),
+        None => [VENDOR.as_slice(), identity.serial.as_bytes()].concat(),
+    };
     designator(&mut out, ASCII, 0x01, &vendor_specific);
     // The target device's SCSI name: protocol iSCSI, PIV, association "target device", padded with zeroes to 4.
     let mut name = identity.target_name.as_bytes()[..identity.target_name.len().min(223)].to_vec();
@@ -209,6 +240,7 @@ mod tests {
             serial: "S1".to_owned(),
             target_name: "iqn.2026-11.org.corral:x".to_owned(),
             naa: 3 << 60,
+            labels: InquiryLabels::default(),
         };
         UnitProfile {
             identity,

@@ -24,7 +24,7 @@ pub use command::{Completion, DataPhase, ScsiCommand};
 pub use copy::{
     Amount, COPY_LIST_MAX, CopyList, SEGMENT_BYTES_MAX, Segment, copy_aborted, copy_parameters, copy_status, parse_copy,
 };
-pub use inquiry::{COMPARE_BLOCKS_MAX, InquiryIdentity, StandardInquiry, UnitProfile, inquiry_page};
+pub use inquiry::{COMPARE_BLOCKS_MAX, InquiryIdentity, InquiryLabels, StandardInquiry, UnitProfile, inquiry_page};
 pub use log::log_page;
 pub use luns::{encode_luns, parse_luns};
 pub use mode::{ModeChange, ModeProfile, mode_select, mode_sense};
