@@ -84,7 +84,7 @@ impl Volume {
         let options = OpenOptions { exclusive: false, ..OpenOptions::default() };
         let device: Arc<dyn BlockDevice> = FileDevice::open(&self.path, options).expect("the volume's file");
         let ports = Ports { device, locks, host: TokioHost::new(), caches: Arc::new(NoKernelCaches) };
-        let options = MountOptions { preferred_journal: journal, ..MountOptions::default() };
+        let options = MountOptions { preferred_journal: journal, has_acls: true, ..MountOptions::default() };
         Fs::mount(ports, options).await.expect("mount")
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use gfs_format::dinode::flags;
+
 use super::attr::check_name;
 use super::block::DinodeBlock;
 use super::unlink::{ENTRY_DIRECTORY, names_itself, reference};
@@ -114,6 +116,7 @@ impl Fs {
         let wanted = std::iter::once((source_ref, is_directory(&source)))
             .chain(target.as_ref().map(|target| (reference(target), is_directory(target))));
         let (_guards, mut held) = self.hold_inodes(wanted.collect()).await?;
+        check_flags(&from_dir, target_dir, &held, target.is_some())?;
         let mut target_held = target_ref.map(|_| held.pop().expect("invariant: the target was held"));
         let mut source_held = held.pop().expect("invariant: the source was held");
         if let Some(target) = &target_held
@@ -339,6 +342,17 @@ impl Fs {
         }
         Err(Error::Corrupt { block: dir.number.0, expected: "a way to the root".into(), found: "a circle".into() })
     }
+}
+
+/// Refuses what the flags of the inodes forbid: a name is taken away in the first directory, and in the second if it
+/// is there already.
+fn check_flags(from_dir: &DinodeBlock, to_dir: &DinodeBlock, held: &[Held], has_target: bool) -> Result<()> {
+    let has = |dinode: &DinodeBlock, wanted| dinode.head().flags.get() & wanted != 0;
+    let is_fixed = flags::IMMUTABLE | flags::APPEND_ONLY;
+    let is_forbidden = has(from_dir, is_fixed)
+        || has(to_dir, if has_target { is_fixed } else { flags::IMMUTABLE })
+        || held.iter().any(|held| has(&held.dinode, is_fixed));
+    if is_forbidden { Err(Error::NotPermitted) } else { Ok(()) }
 }
 
 fn add_links(dir: &mut DinodeBlock, change: i64) {

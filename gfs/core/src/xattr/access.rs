@@ -98,7 +98,7 @@ impl Fs {
         self.remove_held(&glock, &mut dinode, &kind.xattr()).await.map(drop)
     }
 
-    fn check_acls(&self) -> Result<()> {
+    pub(super) fn check_acls(&self) -> Result<()> {
         match self.has_acls {
             true => Ok(()),
             false => Err(Error::NotSupported { what: "an access control list on a mount without -o acl" }),

@@ -7,7 +7,7 @@ use gfs_format::{MetaHeader, MetaType, eattr};
 
 use super::disk::corrupt;
 use super::name::{XattrName, XattrSpace};
-use crate::api::InodeRef;
+use crate::api::{AclKind, InodeRef};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::glock::{Glock, RequestClass};
@@ -35,9 +35,10 @@ impl Fs {
         let guard = glock.shared(RequestClass::Ordinary).await?;
         let dinode = self.inode(guard.glock(), inode).await?;
         if name.space == XattrSpace::System {
-            if !self.has_acls {
-                return Err(Error::NotSupported { what: "an access control list on a mount without -o acl" });
+            if AclKind::of_xattr(name).is_none() {
+                return Err(not_a_list());
             }
+            self.check_acls()?;
             self.caches.announce_attributes(inode.number.0);
         }
         let value = self.io(self.find_xattr(&glock, &dinode, name).await)?;
@@ -146,7 +147,7 @@ impl Fs {
         self.check_space(name.space)?;
         self.check_writable()?;
         if name.space == XattrSpace::System {
-            return Err(Error::NotSupported { what: "an attribute of the system that is not an access control list" });
+            return Err(not_a_list());
         }
         Ok(())
     }
@@ -157,6 +158,10 @@ impl Fs {
         }
         Ok(())
     }
+}
+
+fn not_a_list() -> Error {
+    Error::NotSupported { what: "an attribute of the system that is not an access control list" }
 }
 
 pub(super) fn check_flags(dinode: &DinodeBlock) -> Result<()> {
