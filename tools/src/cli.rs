@@ -75,10 +75,10 @@ enum Command {
         #[command(subcommand)]
         what: fs::FsCommand,
     },
-    /// Look at an iSCSI unit
+    /// Look at iSCSI targets and units, and measure them
     Iscsi {
         #[command(subcommand)]
-        what: IscsiCommand,
+        what: iscsi::IscsiCommand,
     },
     /// Look at a running corral-target, shut initiators out, make units larger
     Target(target::Arguments),
@@ -94,19 +94,6 @@ enum Command {
     Links {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-enum IscsiCommand {
-    /// Show the unit's size
-    Capacity {
-        /// iscsi://host[:port]/target-iqn/lun
-        #[arg(value_name = "URL")]
-        url: String,
-        /// As one JSON document
-        #[arg(long)]
-        json: bool,
     },
 }
 
@@ -149,18 +136,9 @@ fn command(command: Command) -> ExitCode {
             Err(e) => failed("corral status", &e.to_string(), 1),
         },
         Command::Fs { what } => fs::run(what),
-        Command::Iscsi { what: IscsiCommand::Capacity { url, json } } => match iscsi::capacity(&url) {
-            Ok(found) => {
-                let (bytes, blocks, block) = (found.size().0, found.sectors, found.sector);
-                match json {
-                    true => output::print_json(
-                        &serde_json::json!({ "bytes": bytes, "blocks": blocks, "block_length": block }),
-                    ),
-                    false => output::print(&iscsi::text(&found)),
-                }
-                ExitCode::SUCCESS
-            }
-            Err(message) => failed("corral iscsi capacity", &message, 1),
+        Command::Iscsi { what } => match iscsi::run(what) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => failed("corral iscsi", &message, 1),
         },
         Command::Target(arguments) => target::run(&arguments, None),
         Command::Quickstart => demo::quickstart(),

@@ -93,6 +93,10 @@ impl IscsiDevice {
         }
     }
 
+    pub(crate) fn way(&self) -> &Way {
+        &self.way
+    }
+
     fn check(&self, at: ByteOffset, len: ByteLen, access: Access) -> Result<(), BlockError> {
         if access == Access::Write && self.way.unit.is_read_only {
             return Err(BlockError::ReadOnly);

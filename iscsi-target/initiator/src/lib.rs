@@ -1,7 +1,8 @@
 //! The initiator: an iSCSI logical unit as a block device, with a deep queue, reconnection and retry.
 //!
 //! What is where: [`Initiator::connect`] and [`IscsiDevice`] in `device`, its part of the port that is not reading and
-//! writing in `special`; how requests become commands, in `way`; a portal's targets, in `discovery`; what a unit is, in `probe`; the table of requests and what
+//! writing in `special`; how requests become commands, in `way`; what a unit says of itself, in `describe`; a portal's
+//! targets, in `discovery`; what a unit is, in `probe`; the table of requests and what
 //! an answer means for them, in `queue` and `verdict`; writes that a target could still lose, in `kept`; the socket, in
 //! `link`; the life of the connection, in `task`; who we are, in `name`, and how we prove it, in [`secrets`].
 //!
@@ -29,6 +30,7 @@
 mod arguments;
 mod clock;
 mod command;
+mod describe;
 mod device;
 mod discovery;
 mod error;
@@ -46,6 +48,7 @@ mod verdict;
 mod way;
 
 pub use arguments::hide_secrets;
+pub use describe::Description;
 pub use device::{Initiator, IscsiDevice};
 pub use error::ConnectError;
 pub use iscsi_target_proto::initiator::DiscoveredTarget;
