@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use block_core::{ByteLen, Geometry};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use crate::direct::ALIGNMENT;
 use crate::system;
@@ -187,6 +188,11 @@ fn lock(file: File, options: &OpenOptions) -> Result<Handle, OpenErrorCause> {
         Err((_, nix::Error::EWOULDBLOCK)) => Err(OpenErrorCause::InUse),
         Err((_, error)) => Err(OpenErrorCause::Io(error.into())),
     }
+}
+
+/// Whether it lies in a filesystem that has no disk below it.
+pub fn is_in_memory(handle: &Handle) -> bool {
+    fstatfs(handle.file()).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
 }
 
 /// Size and sector now; a file that is to be created gets its size first.
