@@ -1,10 +1,15 @@
 //! `fuzz [--seconds N] [--seed N] [--round N]`: every target in turn, each for its share of the time. With `--round` only that round.
+//! `fuzz --images N [--seed N] [--round N] [--verbose]`: N damaged filesystems, the first with that round.
+//! `fuzz --compare N …`: the verdicts of `gfs-check` and `fsck.gfs2` on N of them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use fuzz::chap;
+use fuzz::images::program::{self, Rounds};
 use fuzz::random::Random;
+use fuzz::scsi;
 use fuzz::targets::TARGETS;
 use fuzz::wire;
 
@@ -15,8 +20,20 @@ fn main() -> ExitCode {
         arguments.get(at + 1)?.parse().ok()
     };
     let seed = option("--seed").unwrap_or(1);
-    let share = Duration::from_secs(option("--seconds").unwrap_or(10)) / (TARGETS.len() as u32 + 1);
+    let share = Duration::from_secs(option("--seconds").unwrap_or(10)) / (TARGETS.len() as u32 + 3);
     let only = option("--round");
+    let rounds = |count| Rounds {
+        seed,
+        first: only.unwrap_or(0),
+        count,
+        is_verbose: arguments.iter().any(|argument| argument == "--verbose"),
+    };
+    if let Some(count) = option("--images") {
+        return if program::run(rounds(count)) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Some(count) = option("--compare") {
+        return if program::compare(rounds(count)) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let mut is_good = true;
     for target in &TARGETS {
         is_good &= run(target.name, seed, share, only, |random| {
@@ -25,7 +42,9 @@ fn main() -> ExitCode {
             (target.run)(&bytes);
         });
     }
+    is_good &= run("scsi_commands", seed, share, only, scsi::round);
     is_good &= run("iscsi_sessions", seed, share, only, wire::round);
+    is_good &= run("iscsi_chap", seed, share, only, chap::round);
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
