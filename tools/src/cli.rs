@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::{demo, fs, fsck, iscsi, journal, links, mount, output, sibling, status, target};
+use crate::{demo, faces, fs, fsck, iscsi, journal, links, mount, output, sibling, status, target};
 
 /// Corral: one GFS2 filesystem on one shared disk, mounted by several machines at once.
 #[derive(Parser, Debug)]
@@ -105,6 +105,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Some("mkfs.gfs2") => failed("mkfs.gfs2", &sibling::become_program("mkfs.gfs2", rest.to_vec()), 1),
         Some("mount.gfs2") => mount_helper(rest),
         Some("fsck.gfs2") => fsck::run("fsck.gfs2", rest),
+        Some(name) if faces::NAMES.contains(&name) => faces::run(name, rest).unwrap_or(ExitCode::FAILURE),
         _ => match Cli::parse_from(arguments) {
             Cli { state, command: Command::Target(arguments) } => target::run(&arguments, state),
             Cli { command: other, .. } => command(other),

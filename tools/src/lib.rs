@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod demo;
 pub mod device;
+pub mod faces;
 pub mod fs;
 pub mod fsck;
 pub mod iscsi;

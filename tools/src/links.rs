@@ -12,7 +12,7 @@ use crate::sibling;
 
 /// Programs of their own, linked to themselves; then names that `corral` answers to.
 const PROGRAMS: [&str; 3] = ["corral", "corral-target", "corral-mount"];
-const NAMES: [&str; 2] = ["mkfs.gfs2", "mount.gfs2"];
+const NAMES: [&str; 7] = ["mkfs.gfs2", "mount.gfs2", "gfs2_tool", "tunegfs2", "gfs2_edit", "gfs2_jadd", "gfs2_grow"];
 
 /// Makes the links in `dir`; the names made or already right, and the refused ones with the reason.
 pub fn make(dir: &Path) -> io::Result<(Vec<String>, Vec<String>)> {

@@ -23,10 +23,13 @@ pub struct Change {
     /// A UUID, `random`, `time` or `clear`.
     pub uuid: Option<String>,
     pub protocol: Option<String>,
+    /// 1801 or 1802; only upwards.
+    pub format: Option<u32>,
 }
 
 impl Change {
-    fn is_none(&self) -> bool {
+    /// Whether nothing is to be changed.
+    pub fn is_none(&self) -> bool {
         *self == Change::default()
     }
 }
@@ -70,13 +73,16 @@ pub fn write(name: &str, change: &Change) -> Result<Superblock, String> {
 pub fn changed(mut superblock: Superblock, change: &Change) -> Result<Superblock, String> {
     if let Some(protocol) = &change.protocol {
         if !matches!(protocol.as_str(), "lock_dlm" | "lock_nolock") {
-            return Err(format!("Invalid locking protocol '{protocol}': expected lock_dlm or lock_nolock"));
+            return Err(format!("Invalid lock protocol: {protocol}"));
         }
         superblock.lock_protocol = padded(protocol);
     }
     if let Some(table) = &change.table {
         check_table(table, superblock.lock_protocol() == b"lock_dlm")?;
         superblock.lock_table = padded(table);
+    }
+    if let Some(format) = change.format {
+        superblock.fs_format = format.into();
     }
     if let Some(uuid) = &change.uuid {
         superblock.uuid = parse_uuid(uuid)?;
@@ -85,7 +91,7 @@ pub fn changed(mut superblock: Superblock, change: &Change) -> Result<Superblock
 }
 
 fn check_table(table: &str, is_shared: bool) -> Result<(), String> {
-    let fail = |why: &str| Err(format!("Invalid lock table '{table}': {why}"));
+    let fail = |why: &str| Err(format!("Invalid lock table: {why}"));
     if table.is_empty() && !is_shared {
         return Ok(());
     }
@@ -104,8 +110,8 @@ fn check_table(table: &str, is_shared: bool) -> Result<(), String> {
 
 fn check_characters(table: &str) -> Result<(), String> {
     match table.chars().find(|c| !(c.is_ascii_alphanumeric() || "-_:".contains(*c))) {
-        Some(found) => Err(format!("Invalid lock table '{table}': invalid character '{found}'")),
-        None if table.len() > 63 => Err(format!("Invalid lock table '{table}': longer than 63 bytes")),
+        Some(found) => Err(format!("Invalid lock table: invalid character '{found}'")),
+        None if table.len() > 63 => Err("Invalid lock table: longer than 63 bytes".into()),
         None => Ok(()),
     }
 }

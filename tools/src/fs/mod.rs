@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::device::{self, Access};
 use crate::{output, sibling};
 
-pub use fields::{mode_text, time_text};
+pub use fields::{mode_text, time_text, uuid_text};
 
 /// `corral fs …`. DEV is a file, a block device or iscsi://host[:port]/target/lun.
 #[derive(Subcommand, Debug)]
@@ -148,7 +148,7 @@ pub fn run(command: FsCommand) -> ExitCode {
             say("path", json, with_device(&device, async |volume, device| block::path(&volume, device, &what).await))
         }
         FsCommand::Label { device, table, uuid, protocol, json } => {
-            let change = label::Change { table, uuid, protocol };
+            let change = label::Change { table, uuid, protocol, format: None };
             say("label", json, label::label(&device, &change))
         }
         FsCommand::AddJournals { arguments } => hand_on("gfs2_jadd", arguments),
