@@ -65,6 +65,7 @@ fn seeds_that_found_bugs_stay_good() {
         20151,  // A page fill was granted the shared state while a handle was open for writing.
         20836,  // An unlink waited for a local opener of its victim, which waited for the unlink's lock.
         23827,  // A close looked at the inode before its own iopen lock was really given up.
+        339354, // A page fill queued behind a truncate was not served by the drain that waited for its page.
         212355, // A rename locked a file before a directory, an unlink the other way round.
     ] {
         sweep(World::Fs, seed..seed + 1);

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use base::Instant;
 use dlm_api::{LockError, LockId};
 use tokio::sync::oneshot;
 
@@ -55,6 +56,10 @@ pub(super) struct Queue {
     pub(super) lifetime: u64,
     /// Number of the lock request; callbacks of an earlier lock are ignored.
     pub(super) request: u64,
+    /// When it was last raised to exclusive.
+    pub(super) raised_at: Option<Instant>,
+    /// How often it was held here, to see whether it is in use.
+    pub(super) holds: u64,
 }
 
 /// What the worker has to do next.
@@ -93,6 +98,8 @@ impl Queue {
             is_uncached,
             lifetime: 0,
             request: 0,
+            raised_at: None,
+            holds: 0,
         }
     }
 
@@ -121,6 +128,7 @@ impl Queue {
     }
 
     pub(super) fn take(&mut self, glock: &Arc<Glock>, state: State) -> Guard {
+        self.holds += 1;
         match state {
             State::Exclusive => self.has_exclusive_holder = true,
             _ => self.shared_holders += 1,

@@ -4,7 +4,7 @@
 //! It is the only one that talks to the lock manager about its glock, so its steps never overlap.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -50,7 +50,10 @@ impl Glock {
             let is_lowering = matches!(step, Step::Demote(_));
             let result = match step {
                 Step::Rest => return,
-                Step::Demote(target) => self.lower(&table, target).await,
+                Step::Demote(target) => {
+                    let target = self.linger(&table, target).await;
+                    self.lower(&table, target).await
+                }
                 Step::PromoteTo(state, is_try) => self.raise(&table, state, is_try).await,
                 Step::DrainForWriter => self.drain_for_writer(&table).await,
             };
@@ -84,11 +87,35 @@ impl Glock {
         }
     }
 
+    /// Keeps a glock that was raised just now for as long as it is in use without a pause, but not for long: giving it
+    /// up costs several flushes, which many changes may share. Gives the state to lower it to.
+    async fn linger(&self, table: &Arc<GlockTable>, target: State) -> State {
+        let (mut holds, end) = {
+            let queue = self.queue();
+            // Whoever waits here for the demotion waits for nothing else.
+            let may_linger =
+                queue.held == State::Exclusive && queue.demote_waiters.is_empty() && queue.gate.may_cache();
+            match queue.raised_at {
+                Some(raised) if may_linger => (queue.holds, raised + LINGER_MAX),
+                _ => return target,
+            }
+        };
+        while table.host.now() < end {
+            table.host.sleep_until(table.host.now() + LINGER_PAUSE).await;
+            let queue = self.queue();
+            if queue.holds == holds && !queue.has_holders() || !queue.demote_waiters.is_empty() {
+                break;
+            }
+            holds = queue.holds;
+        }
+        let mut queue = self.queue();
+        queue.demote_to.take().map_or(target, |other| other.min(target))
+    }
+
     /// Demotes: drain the kernel, wait for local holders, flush, forget, tell the lock manager.
     async fn lower(self: &Arc<Self>, table: &Arc<GlockTable>, target: State) -> Result<()> {
         let (held, contents) = {
-            let mut queue = self.queue();
-            queue.begin_drain();
+            let queue = self.begin_drain();
             (queue.held, queue.contents)
         };
         debug!(glock = %self.key, ?held, ?target, "demoting");
@@ -129,6 +156,17 @@ impl Glock {
         Ok(())
     }
 
+    /// From here on requests pass those that wait for more than is held: a fill among them has a page locked that the
+    /// drain waits for.
+    fn begin_drain(self: &Arc<Self>) -> MutexGuard<'_, Queue> {
+        let mut queue = self.queue();
+        queue.begin_drain();
+        let granted = queue.grant_waiters(self);
+        drop(queue);
+        deliver(granted);
+        self.queue()
+    }
+
     /// Passes over the kernel's pages until the gate closes.
     async fn drain_pages(self: &Arc<Self>, table: &Arc<GlockTable>) {
         let mut except: Vec<Range<u64>> = Vec::new();
@@ -156,7 +194,7 @@ impl Glock {
     }
 
     async fn drain_for_writer(self: &Arc<Self>, table: &Arc<GlockTable>) -> Result<()> {
-        self.queue().begin_drain();
+        drop(self.begin_drain());
         self.drain_pages(table).await;
         let mut queue = self.queue();
         let waiting: Vec<_> = queue.first_writers.drain(..).collect();
@@ -200,7 +238,9 @@ impl Glock {
             // node stands in the way give the shared lock up and queue for the exclusive one.
             match table.locks.convert(lock, mode, Flags::NOQUEUE, None).await {
                 Ok(_) => {
-                    self.queue().held = state;
+                    let mut queue = self.queue();
+                    queue.held = state;
+                    queue.raised_at = Some(table.host.now());
                     return Ok(());
                 }
                 Err(LockError::WouldBlock | LockError::Deadlock) if is_try == IsTry::No => {
@@ -227,6 +267,7 @@ impl Glock {
                 let mut queue = self.queue();
                 queue.lock = Some(lock);
                 queue.held = state;
+                queue.raised_at = (state == State::Exclusive).then(|| table.host.now());
                 Ok(())
             }
             Err(error) => self.refuse_try(error, is_try),
@@ -257,6 +298,11 @@ impl Glock {
         self.ensure_worker(&mut queue);
     }
 }
+
+/// How long a glock is kept at most after it was raised, while another node waits for it.
+const LINGER_MAX: Duration = Duration::from_millis(20);
+/// Not held anew for so long, it is not in use.
+const LINGER_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long a pass may take before parked READs are served after all.
 const PASS_PATIENCE: Duration = Duration::from_millis(5);
