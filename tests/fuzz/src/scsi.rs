@@ -126,7 +126,7 @@ pub fn round(random: &mut Random) {
         let mut block = Cdb::default();
         block.0.copy_from_slice(&cdb[..16]);
         let unit = [0, 0, 0, 0, 1, 2, 2, 7][random.below(8)];
-        let lun = LunField([0, unit, 0, 0, 0, 0, 0, 0]);
+        let lun = LunField::single_level(unit);
         let command = Command { task: TaskId::default(), lun, cdb: block, direction, expected };
         let before = world.contents();
         let result = world.run(&world.ports[random.below(2)], &command, &data);
