@@ -149,6 +149,7 @@ impl Backing {
             read_only: options.is_read_only,
             create_size: options.size.map(ByteLen),
             sector: options.block,
+            direct: options.is_direct,
             ..OpenOptions::default()
         };
         let device = FileDevice::open(path, open).map_err(|error| error.to_string())?;

@@ -1,112 +1,197 @@
 //! Options of the command line, checked while they are read.
+//!
+//! What follows a `--target` belongs to it: `--lun`, `--allow-initiator`, `--allow-address`, `--chap`. So their places on
+//! the command line matter, which clap tells beside their values.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+use iscsi_target_proto::chap::ChapPolicy;
+
+use crate::access::{Access, AddressRange, check_initiator_name};
+pub use crate::lun_options::LunOptions;
+use crate::plan::{Plan, PlanError, TargetPlan, UnitPlan};
+use crate::targets_conf;
+
+/// Where the state is if nobody says, and there is a configuration file.
+const STATE: &str = "/var/lib/corral-target";
+/// iSCSI's own port, on every address, as tgt does it; the second where there is no IPv6.
+const EVERYWHERE: [&str; 2] = ["[::]:3260", "0.0.0.0:3260"];
 
 /// Export files and block devices over iSCSI.
 #[derive(Debug, Parser)]
 #[command(name = "corral-target", version, about)]
 pub struct Options {
-    /// Where to listen; may be given several times. Nothing else is listened on.
-    #[arg(long, value_name = "ADDR:PORT", required = true, value_parser = parse_address)]
-    pub listen: Vec<SocketAddr>,
-    /// Directory for what must survive a restart.
+    /// Where to listen; may be given several times. Nothing else is listened on. With --config it may be left out: then
+    /// on port 3260 of every address.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
+    listen: Vec<SocketAddr>,
+    /// Directory for what must survive a restart. With --config it may be left out: then /var/lib/corral-target.
     #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// A target's iSCSI name; may be given several times, each followed by what belongs to it.
+    #[arg(long = "target", value_name = "IQN", value_parser = parse_name)]
+    targets: Vec<String>,
+    /// A logical unit: file=F,size=S[,ro][,thin][,block=512|4096][,cache=on|off][,serial=S][,lun=N][,direct]. The first of a
+    /// target is LUN 0. The file is created if it is missing; with `thin` it takes space only where it is written.
+    #[arg(long = "lun", value_name = "OPTIONS")]
+    luns: Vec<LunOptions>,
+    /// An initiator that may use the target; without any, all may.
+    #[arg(long = "allow-initiator", value_name = "NAME", value_parser = check_initiator_name)]
+    names: Vec<String>,
+    /// An address or range (10.0.0.0/24) that the target may be used from; without any, from everywhere.
+    #[arg(long = "allow-address", value_name = "RANGE")]
+    addresses: Vec<AddressRange>,
+    /// A file that only its owner may read, with lines `incominguser NAME SECRET` and `outgoinguser NAME SECRET`: what
+    /// initiators must prove, and what the target proves to them (CHAP).
+    #[arg(long = "chap", value_name = "FILE")]
+    chap: Vec<PathBuf>,
+    /// The same for discovery sessions.
+    #[arg(long = "discovery-chap", value_name = "FILE")]
+    discovery_chap: Option<PathBuf>,
+    /// Targets from a file in the format of tgt's targets.conf.
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Say what would be served, and end. No file of a LUN is looked at.
+    #[arg(long)]
+    check: bool,
+}
+
+/// A command line that makes sense.
+#[derive(Debug)]
+pub struct Settings {
+    /// The first of each that can be listened on.
+    pub listen: Vec<Vec<SocketAddr>>,
     pub state: PathBuf,
-    /// The target's iSCSI name.
-    #[arg(long, value_name = "IQN", value_parser = parse_name)]
-    pub target: String,
-    /// A logical unit: file=F,size=S[,ro][,thin][,block=512|4096][,cache=on|off][,serial=S]. The first is LUN 0. The
-    /// file is created if it is missing; with `thin` it takes space only where it is written.
-    #[arg(long = "lun", value_name = "OPTIONS", required = true)]
-    pub luns: Vec<LunOptions>,
+    pub plan: Plan,
+    pub is_check: bool,
 }
 
-/// One `--lun`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LunOptions {
-    pub file: PathBuf,
-    /// Bytes; needed if the file is not there yet.
-    pub size: Option<u64>,
-    pub is_read_only: bool,
-    pub is_thin: bool,
-    /// Bytes of a logical block.
-    pub block: u32,
-    /// Writes are answered when the kernel has them, and are durable after a flush; else each is durable at once.
-    pub write_cache: bool,
-    pub serial: Option<String>,
+/// Something that belongs to the target before it.
+enum Of<'a> {
+    Target(&'a str),
+    Lun(&'a LunOptions),
+    Name(&'a str),
+    Address(AddressRange),
+    Chap(&'a Path),
 }
 
-impl FromStr for LunOptions {
-    type Err = String;
+/// Why a command line cannot be served.
+#[derive(Debug)]
+pub enum OptionsError {
+    /// Says itself what is wrong; also help and version.
+    Clap(clap::Error),
+    Plan(PlanError),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut file = None;
-        let mut options = Self {
-            file: PathBuf::new(),
-            size: None,
-            is_read_only: false,
-            is_thin: false,
-            block: 512,
-            write_cache: true,
-            serial: None,
-        };
-        for part in text.split(',') {
-            match part.split_once('=') {
-                Some(("file", path)) if !path.is_empty() => file = Some(PathBuf::from(path)),
-                Some(("size", size)) => options.size = Some(parse_size(size)?),
-                Some(("block", "512")) => options.block = 512,
-                Some(("block", "4096")) => options.block = 4096,
-                Some(("block", other)) => return Err(format!("block={other}: it is 512 or 4096")),
-                Some(("cache", "on")) => options.write_cache = true,
-                Some(("cache", "off")) => options.write_cache = false,
-                Some(("cache", other)) => return Err(format!("cache={other}: it is on or off")),
-                Some(("serial", serial)) => options.serial = Some(parse_serial(serial)?),
-                None if part == "ro" => options.is_read_only = true,
-                None if part == "thin" => options.is_thin = true,
-                Some(_) | None => return Err(format!("'{part}' is not an option of a LUN")),
-            }
-        }
-        options.file = file.ok_or("file=… is missing")?;
-        if let Some(size) = options.size.filter(|size| size % u64::from(options.block) != 0) {
-            return Err(format!("size {size} is not a multiple of the block length {}", options.block));
-        }
-        Ok(options)
+impl From<PlanError> for OptionsError {
+    fn from(error: PlanError) -> Self {
+        Self::Plan(error)
     }
 }
 
-/// A size with a suffix K, M, G or T (powers of 1024), in bytes.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let bad = || format!("size={text}: it is a number with K, M, G or T behind it, at most 2^63 bytes");
-    let (digits, factor) = match text.char_indices().last() {
-        Some((at, suffix)) if suffix.is_ascii_alphabetic() => {
-            let factor = match suffix.to_ascii_uppercase() {
-                'K' => 1u64 << 10,
-                'M' => 1 << 20,
-                'G' => 1 << 30,
-                'T' => 1 << 40,
-                _ => return Err(bad()),
-            };
-            (&text[..at], factor)
-        }
-        _ => (text, 1),
+/// Reads the command line and the files that it names.
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Settings, OptionsError> {
+    let matches = Options::command().try_get_matches_from(arguments).map_err(OptionsError::Clap)?;
+    let options = Options::from_arg_matches(&matches).map_err(OptionsError::Clap)?;
+    let mut plan = Plan::default();
+    for file in &options.config {
+        targets_conf::read(file, &mut plan)?;
+    }
+    plan.targets.extend(on_the_command_line(&options, &matches)?);
+    if let Some(file) = &options.discovery_chap {
+        plan.discovery = Some(read_chap(file)?);
+    }
+    if plan.targets.is_empty() && options.config.is_empty() {
+        return Err(usage("--target and --lun, or --config, say what to serve").into());
+    }
+    plan.check()?;
+    let with_config = !options.config.is_empty();
+    let listen = match options.listen.is_empty() {
+        true if with_config => vec![EVERYWHERE.iter().filter_map(|address| address.parse().ok()).collect()],
+        true => return Err(usage("--listen ADDR:PORT is missing").into()),
+        false => options.listen.iter().map(|address| vec![*address]).collect(),
     };
-    let size = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(bad)?;
-    if size == 0 || size > i64::MAX as u64 {
-        return Err(bad());
-    }
-    Ok(size)
+    let state = match options.state {
+        Some(state) => state,
+        None if with_config => PathBuf::from(STATE),
+        None => return Err(usage("--state DIR is missing").into()),
+    };
+    Ok(Settings { listen, state, plan, is_check: options.check })
 }
 
-fn parse_serial(text: &str) -> Result<String, String> {
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if text.is_empty() || text.len() > 36 || !is_plain {
-        return Err(format!("serial={text}: it has 1 to 36 printable ASCII characters without spaces"));
+fn usage(what: impl Into<String>) -> PlanError {
+    PlanError::Usage(what.into())
+}
+
+/// The targets that are given by options, in their order.
+fn on_the_command_line(options: &Options, matches: &ArgMatches) -> Result<Vec<TargetPlan>, PlanError> {
+    let places = |id: &str| matches.indices_of(id).into_iter().flatten();
+    let mut given: Vec<(usize, Of<'_>)> = Vec::new();
+    given.extend(places("targets").zip(options.targets.iter().map(|name| Of::Target(name))));
+    given.extend(places("luns").zip(options.luns.iter().map(Of::Lun)));
+    given.extend(places("names").zip(options.names.iter().map(|name| Of::Name(name))));
+    given.extend(places("addresses").zip(options.addresses.iter().map(|range| Of::Address(*range))));
+    given.extend(places("chap").zip(options.chap.iter().map(|file| Of::Chap(file))));
+    given.sort_by_key(|(place, _)| *place);
+    // One target may also come last, as there is no doubt what belongs to it.
+    if let (1, Some(index)) = (options.targets.len(), given.iter().position(|(_, of)| matches!(of, Of::Target(_)))) {
+        let only = given.remove(index);
+        given.insert(0, only);
     }
-    Ok(text.to_owned())
+    let mut targets: Vec<TargetPlan> = Vec::new();
+    for (_, of) in given {
+        if let Of::Target(name) = of {
+            targets.push(TargetPlan {
+                name: name.to_owned(),
+                place: format!("--target {name}"),
+                units: Vec::new(),
+                access: Access::default(),
+                authentication: None,
+            });
+            continue;
+        }
+        let Some(target) = targets.last_mut() else {
+            return Err(usage(
+                "--lun, --allow-initiator, --allow-address and --chap come after the --target they belong to",
+            ));
+        };
+        match of {
+            Of::Target(_) => {}
+            Of::Lun(options) => {
+                let number = match options.number {
+                    Some(number) => number,
+                    None => target.units.iter().map(|unit| unit.number.saturating_add(1)).max().unwrap_or(0),
+                };
+                let place = format!("--lun file={}", options.file.display());
+                target.units.push(UnitPlan { number, place, options: options.clone() });
+            }
+            Of::Name(name) => target.access.names.push(name.to_owned()),
+            Of::Address(range) => target.access.addresses.push(range),
+            Of::Chap(_) if target.authentication.is_some() => {
+                return Err(usage(format!("{}: --chap is there twice", target.place)));
+            }
+            Of::Chap(file) => target.authentication = Some(read_chap(file)?),
+        }
+    }
+    match targets.iter().find(|target| target.units.is_empty()) {
+        Some(target) => Err(usage(format!("{}: it has no --lun", target.place))),
+        None => Ok(targets),
+    }
+}
+
+/// Who may log in, from a file that nobody else may read.
+fn read_chap(file: &Path) -> Result<Arc<ChapPolicy>, PlanError> {
+    if targets_conf::is_readable_by_others(file) {
+        return Err(PlanError::Unusable(format!(
+            "{}: it holds secrets, and others may read it; chmod 600 it first",
+            file.display()
+        )));
+    }
+    targets_conf::read_users(file)
 }
 
 /// An iSCSI name (RFC 7143 §4.2.7).
@@ -128,36 +213,46 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_lun_with_everything_is_understood() {
-        let lun: LunOptions = "file=a.img,size=4G,ro,thin,block=4096,cache=off,serial=X1".parse().expect("valid");
-        let expected = LunOptions {
-            file: "a.img".into(),
-            size: Some(4 << 30),
-            is_read_only: true,
-            is_thin: true,
-            block: 4096,
-            write_cache: false,
-            serial: Some("X1".to_owned()),
-        };
-        assert_eq!(lun, expected);
+    fn read_words(words: &str) -> Result<Settings, OptionsError> {
+        let common = ["corral-target", "--listen", "127.0.0.1:0", "--state", "/s"];
+        read(common.into_iter().chain(words.split_whitespace()).map(OsString::from))
     }
 
     #[test]
-    fn wrong_options_are_refused_with_their_name() {
+    fn what_follows_a_target_belongs_to_it() {
+        let settings = read_words(
+            "--target iqn.a:a --lun file=/x/a --lun file=/x/b,lun=5 --lun file=/x/c --allow-initiator iqn.i:I \
+             --target iqn.a:b --allow-address 10.0.0.0/8 --lun file=/x/d",
+        );
+        let targets = settings.expect("it makes sense").plan.targets;
+        let numbers = |index: usize| targets[index].units.iter().map(|unit| unit.number).collect::<Vec<_>>();
+        assert_eq!((numbers(0), numbers(1)), (vec![0, 5, 6], vec![0]));
+        assert_eq!(targets[0].access.names, ["iqn.i:i"]);
+        assert!(targets[1].access.names.is_empty() && targets[1].access.addresses.len() == 1);
+    }
+
+    #[test]
+    fn a_single_target_may_come_last() {
+        let settings = read_words("--lun file=/x/a --target iqn.a:a").expect("it makes sense");
+        assert_eq!(settings.plan.targets[0].units.len(), 1);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
         for wrong in [
-            "size=1G",
-            "file=a,size=1X",
-            "file=a,size=0",
-            "file=a,size=99999999T",
-            "file=a,block=1024",
-            "file=a,cache=maybe",
-            "file=a,rw",
-            "file=a,serial=",
-            "file=a,size=1000",
             "",
+            "--target iqn.a:a",
+            "--lun file=/x/a",
+            "--lun file=/x/a --target iqn.a:a --target iqn.a:b --lun file=/x/b",
+            "--target iqn.a:a --lun file=/x/a --target iqn.a:a --lun file=/x/b",
+            "--target iqn.a:a --lun file=/x/a --lun file=/x/a",
+            "--target iqn.a:a --lun file=/x/a,lun=1 --lun file=/x/b,lun=1",
+            "--target iqn.a:a --lun file=/x/a,lun=65535 --lun file=/x/b",
+            "--target iqn.a:a --lun file=/x/a --allow-address 10.0.0.0/40",
+            "--target iqn.a:a --lun file=/x/a --allow-initiator node1",
+            "--target IQN.a:a --lun file=/x/a",
         ] {
-            assert!(wrong.parse::<LunOptions>().is_err(), "{wrong} was taken");
+            assert!(read_words(wrong).is_err(), "{wrong} was taken");
         }
     }
 }

@@ -1,20 +1,20 @@
 //! `corral-target`: exports files and block devices over iSCSI.
 //!
 //! The program: options, sockets, signals, exit codes. 0 after SIGTERM or SIGINT with everything flushed, 1 if
-//! something cannot be used (a file, a port, the state directory), 2 for wrong options.
+//! something cannot be used (a file, a port, the state directory), 2 for wrong options or a wrong configuration.
+//! A start that fails leaves nothing behind: all that can be looked at is looked at before anything is made.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
 use clap::error::ErrorKind;
-use tracing::info;
+use tracing::{info, warn};
 
-use corral_target::access::Access;
 use corral_target::admin::AdminSocket;
 use corral_target::backing::Made;
-use corral_target::config::Options;
+use corral_target::config::{self, OptionsError, Settings};
 use corral_target::fence::Fences;
+use corral_target::plan::PlanError;
 use corral_target::portal::Portals;
 use corral_target::registry::Target;
 use corral_target::server::Server;
@@ -23,14 +23,19 @@ use corral_target::unit::LogicalUnit;
 
 fn main() -> ExitCode {
     corral_target::system::keep_freed_memory();
-    let options = match Options::try_parse() {
-        Ok(options) => options,
-        Err(error) => {
+    let settings = match config::read(std::env::args_os()) {
+        Ok(settings) => settings,
+        Err(OptionsError::Clap(error)) => {
             let is_question = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             // Where the terminal is gone there is nobody to tell.
             let _ = error.print();
             return ExitCode::from(if is_question { 0 } else { EXIT_USAGE });
         }
+        Err(OptionsError::Plan(PlanError::Usage(what))) => {
+            eprintln!("corral-target: error: {what}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+        Err(OptionsError::Plan(PlanError::Unusable(what))) => return fail(&what),
     };
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -38,11 +43,16 @@ fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .init();
+    settings.plan.warnings.iter().for_each(|warning| warn!("{warning}"));
+    if settings.is_check {
+        print!("{}", settings.plan);
+        return ExitCode::SUCCESS;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
-    match runtime.block_on(run(options)) {
+    match runtime.block_on(run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(what) => fail(&what),
     }
@@ -55,21 +65,29 @@ fn fail(what: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(options: Options) -> Result<(), String> {
+async fn run(settings: Settings) -> Result<(), String> {
+    let Settings { listen, state, plan, .. } = settings;
     let stop = stop_signals()?;
-    for (number, lun) in (0u16..).zip(&options.luns) {
-        LogicalUnit::check(number, &options.target, lun, &options.state)?;
+    for target in &plan.targets {
+        for unit in &target.units {
+            LogicalUnit::check(unit.number, &target.name, &unit.options, &state)
+                .map_err(|what| format!("target {}: {what}", target.name))?;
+        }
     }
-    let portals = Portals::bind(&options.listen).await?;
-    let state = StateDirectory::open(&options.state)?;
-    let mut made = Made::default();
-    let mut units = Vec::new();
-    for (number, lun) in (0u16..).zip(&options.luns) {
-        units.push(LogicalUnit::open(number, &options.target, lun, state.path(), &mut made)?);
-    }
-    let target = Target::new(options.target.clone(), Access::default(), units);
+    let portals = Portals::bind(&listen).await?;
+    let state = StateDirectory::open(&state)?;
     let fences = Fences::open(state.path().join("fences.json"))?;
-    let server = Arc::new(Server::new(vec![target], fences, portals.addresses()));
+    let mut made = Made::default();
+    let mut targets = Vec::new();
+    for target in plan.targets {
+        let mut units = Vec::new();
+        for unit in &target.units {
+            let opened = LogicalUnit::open(unit.number, &target.name, &unit.options, state.path(), &mut made);
+            units.push(opened.map_err(|what| format!("target {}: {what}", target.name))?);
+        }
+        targets.push(Target::new(target.name, target.access, units).with_authentication(target.authentication));
+    }
+    let server = Arc::new(Server::new(targets, plan.discovery, fences, portals.addresses()));
     let admin = tokio::spawn(AdminSocket::bind(state.path())?.serve(server.clone()));
     made.keep();
     println!("corral-target: listening on {portals}, {server}");

@@ -27,13 +27,24 @@ pub struct Portals {
 }
 
 impl Portals {
-    /// Listens on each address, and on nothing else.
-    pub async fn bind(addresses: &[SocketAddr]) -> Result<Self, String> {
+    /// Listens on the first address of each list that can be listened on, and on nothing else.
+    pub async fn bind(addresses: &[Vec<SocketAddr>]) -> Result<Self, String> {
         let mut listeners = Vec::new();
-        for address in addresses {
-            let tell = |error| format!("cannot listen on {address}: {error}");
-            let listener = TcpListener::bind(address).await.map_err(tell)?;
-            listeners.push((listener.local_addr().map_err(tell)?, listener));
+        for choice in addresses {
+            let mut failed = None;
+            for address in choice {
+                match TcpListener::bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener))) {
+                    Ok(listener) => {
+                        listeners.push(listener);
+                        failed = None;
+                        break;
+                    }
+                    Err(error) => failed = failed.or(Some(format!("cannot listen on {address}: {error}"))),
+                }
+            }
+            if let Some(what) = failed {
+                return Err(what);
+            }
         }
         Ok(Self { listeners })
     }

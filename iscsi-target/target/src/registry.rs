@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use iscsi_target_proto::chap::ChapPolicy;
 use iscsi_target_proto::pdu::LoginStatus;
 use iscsi_target_proto::scsi::{AdditionalSense, Nexus};
 use iscsi_target_proto::target::LoginIdentity;
@@ -25,6 +26,8 @@ pub struct Target {
     pub name: String,
     /// Who may use it.
     pub access: Access,
+    /// What initiators must prove.
+    pub authentication: Option<Arc<ChapPolicy>>,
     units: BTreeMap<u16, Arc<LogicalUnit>>,
     sessions: Mutex<Sessions>,
 }
@@ -56,7 +59,12 @@ pub struct Membership {
 impl Target {
     pub fn new(name: String, access: Access, units: Vec<LogicalUnit>) -> Self {
         let units = units.into_iter().map(|unit| (unit.number, Arc::new(unit))).collect();
-        Self { name, access, units, sessions: Mutex::default() }
+        Self { name, access, authentication: None, units, sessions: Mutex::default() }
+    }
+
+    /// The same target, where initiators must prove who they are.
+    pub fn with_authentication(self, authentication: Option<Arc<ChapPolicy>>) -> Self {
+        Self { authentication, ..self }
     }
 
     pub fn unit(&self, number: u16) -> Option<&Arc<LogicalUnit>> {

@@ -6,9 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use iscsi_target_proto::chap::{CHALLENGE_LENGTH, ChapDemand, ChapPolicy};
 use iscsi_target_proto::pdu::LoginStatus;
 use iscsi_target_proto::target::{Authentication, LoginDecision, LoginIdentity, PortalTarget};
 
@@ -22,14 +25,21 @@ pub struct Server {
     targets: BTreeMap<String, Arc<Target>>,
     pub guests: Guests,
     pub fences: Fences,
+    /// What initiators must prove in a discovery session.
+    discovery: Option<Arc<ChapPolicy>>,
     /// Where initiators come in.
     portals: Vec<SocketAddr>,
 }
 
 impl Server {
-    pub fn new(targets: Vec<Target>, fences: Fences, portals: Vec<SocketAddr>) -> Self {
+    pub fn new(
+        targets: Vec<Target>,
+        discovery: Option<Arc<ChapPolicy>>,
+        fences: Fences,
+        portals: Vec<SocketAddr>,
+    ) -> Self {
         let targets = targets.into_iter().map(|target| (target.name.clone(), Arc::new(target))).collect();
-        Self { targets, guests: Guests::default(), fences, portals }
+        Self { targets, guests: Guests::default(), fences, discovery, portals }
     }
 
     pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
@@ -52,11 +62,13 @@ impl Server {
         if self.fences.bars(initiator, address) {
             return LoginDecision::Refuse(LoginStatus::AUTHORIZATION_FAILURE);
         }
+        let mut policy = &self.discovery;
         if let Some(name) = &identity.target_name {
             let Some(target) = self.target(name) else { return LoginDecision::Refuse(LoginStatus::NOT_FOUND) };
             if !target.access.allows(initiator, address) {
                 return LoginDecision::Refuse(LoginStatus::AUTHORIZATION_FAILURE);
             }
+            policy = &target.authentication;
             if identity.tsih != 0 {
                 // A second connection of a session that there is, or of one that there is not.
                 return LoginDecision::Refuse(match target.has_session(identity.tsih) {
@@ -67,7 +79,17 @@ impl Server {
         } else if identity.tsih != 0 {
             return LoginDecision::Refuse(LoginStatus::SESSION_DOES_NOT_EXIST);
         }
-        LoginDecision::Accept { portal_group: PORTAL_GROUP, authentication: Authentication::None }
+        let authentication = match policy {
+            None => Authentication::None,
+            Some(policy) => match random() {
+                Ok(random) => Authentication::Chap(ChapDemand::new(policy.clone(), random)),
+                Err(error) => {
+                    tracing::error!(%error, "no random numbers for a challenge");
+                    return LoginDecision::Refuse(LoginStatus::TARGET_ERROR);
+                }
+            },
+        };
+        LoginDecision::Accept { portal_group: PORTAL_GROUP, authentication }
     }
 
     /// Makes room for a session: an older one of the same initiator port is ended first, with all that is under way.
@@ -146,6 +168,13 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// From the operating system's generator.
+fn random() -> std::io::Result<[u8; CHALLENGE_LENGTH + 1]> {
+    let mut bytes = [0; CHALLENGE_LENGTH + 1];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The handle that initiators are told for a discovery session: not 0, and never looked up.

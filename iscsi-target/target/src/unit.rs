@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use block_core::{BlockDevice, Durability};
-use iscsi_target_proto::scsi::{Capacity, InquiryIdentity, InquiryLabels, ModeProfile, UnitProfile};
+use iscsi_target_proto::scsi::{Capacity, InquiryIdentity, ModeProfile, UnitProfile};
 use tokio::sync::RwLock;
 
 use crate::atomic::{ATOMIC_MAX, AtomicJournal};
@@ -50,7 +50,7 @@ pub struct LogicalUnit {
 impl LogicalUnit {
     /// Looks whether [`LogicalUnit::open`] can succeed, without changing anything.
     pub fn check(number: u16, target_name: &str, options: &LunOptions, state: &Path) -> Result<(), String> {
-        let naa = identity(number, target_name, options.serial.as_deref()).naa;
+        let naa = identity(number, target_name, options).naa;
         backing::check(options, &grown(state, naa)).map_err(|what| format!("LUN {number}: {what}"))
     }
 
@@ -64,7 +64,7 @@ impl LogicalUnit {
         made: &mut Made,
     ) -> Result<Self, String> {
         let tell = |what: String| format!("LUN {number}: {what}");
-        let identity = identity(number, target_name, options.serial.as_deref());
+        let identity = identity(number, target_name, options);
         let backing = Backing::open(options, grown(state, identity.naa), made).map_err(tell)?;
         let kept = state.join(format!("reservations-{:016x}.json", identity.naa));
         let journal = state.join(format!("atomic-{:016x}.journal", identity.naa));
@@ -90,6 +90,7 @@ impl LogicalUnit {
 
     /// A writable unit with a write cache over any device.
     pub fn over(number: u16, target_name: &str, device: Arc<dyn BlockDevice>, serial: Option<&str>) -> Self {
+        let named = LunOptions { serial: serial.map(str::to_owned), ..LunOptions::new(PathBuf::new()) };
         Self {
             number,
             device,
@@ -100,7 +101,7 @@ impl LogicalUnit {
             gate: Arc::default(),
             copies: CopyResults::default(),
             atomic: None,
-            identity: identity(number, target_name, serial),
+            identity: identity(number, target_name, &named),
             backing: None,
         }
     }
@@ -200,13 +201,14 @@ impl fmt::Display for LogicalUnit {
 }
 
 /// What a unit calls itself.
-fn identity(number: u16, target_name: &str, serial: Option<&str>) -> InquiryIdentity {
+fn identity(number: u16, target_name: &str, options: &LunOptions) -> InquiryIdentity {
+    let serial = options.serial.as_deref();
     let hash = fnv1a(format!("{target_name}/{number}/{}", serial.unwrap_or("")).as_bytes());
     InquiryIdentity {
         serial: serial.map_or_else(|| format!("{hash:016x}"), str::to_owned),
         target_name: target_name.to_owned(),
         naa: 3 << 60 | hash >> 4,
-        labels: InquiryLabels::default(),
+        labels: options.labels.clone(),
     }
 }
 

@@ -51,9 +51,9 @@ impl Served {
         let target = Target::new(TARGET.to_owned(), Access::default(), vec![unit]);
         let fences = Fences::open(directory.path("fences.json").into()).expect("there is none yet");
         let portals =
-            runtime.block_on(Portals::bind(&[SocketAddr::from(([127, 0, 0, 1], 0))])).expect("a port is free");
+            runtime.block_on(Portals::bind(&[vec![SocketAddr::from(([127, 0, 0, 1], 0))]])).expect("a port is free");
         let address = portals.addresses()[0];
-        let server = Arc::new(Server::new(vec![target], fences, portals.addresses()));
+        let server = Arc::new(Server::new(vec![target], None, fences, portals.addresses()));
         let (stop, stopped) = oneshot::channel();
         let served = server.clone();
         runtime.spawn(portals.serve(served, async move {
