@@ -1,5 +1,5 @@
-//! Measures a file device: `measure FILE [MiB]`. Every row once on the caller's thread where that
-//! is possible (inline) and once on the pool only; the constants in `file.rs` come from this.
+//! Measures a file device: `measure FILE [MiB]`. Every row on the caller's thread where that is possible (inline), on the
+//! pool only, and with O_DIRECT through io_uring and on the pool; the constants in `file.rs` come from this.
 
 use std::future::Future;
 use std::path::Path;
@@ -27,7 +27,11 @@ fn main() {
         std::process::exit(2);
     };
     let mebibytes: u64 = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(256);
-    println!("{:28} {:>12} {:>12}", "", "inline", "pool");
+    let ways = [("inline", true, false, false), ("pool", false, false, false), ("ring", false, true, true)];
+    let ways = [&ways[..], &[("direct pool", false, true, false)]].concat();
+    print!("{:28}", "");
+    ways.iter().for_each(|(name, ..)| print!(" {name:>13}"));
+    println!();
     for (name, way, size) in [
         ("read 4 KiB", Way::Read, 4096),
         ("read 64 KiB", Way::Read, 65536),
@@ -39,15 +43,19 @@ fn main() {
         ("write 4 KiB FUA", Way::Forced, 4096),
     ] {
         for depth in [1, 32] {
-            let rates = [true, false].map(|inline| rate(&path, mebibytes << 20, inline, way, size, depth));
-            println!("{name:20} depth {depth:<2} {:>10.0}/s {:>10.0}/s", rates[0], rates[1]);
+            print!("{name:20} depth {depth:<2}");
+            for (_, inline, direct, ring) in ways.iter().copied() {
+                let options = OpenOptions { inline, direct, ring, threads_max: 32, ..OpenOptions::default() };
+                print!(" {:>11.0}/s", rate(&path, mebibytes << 20, options, way, size, depth));
+            }
+            println!();
         }
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
-fn rate(path: &str, file_size: u64, inline: bool, way: Way, size: u64, depth: usize) -> f64 {
-    let options = OpenOptions { inline, create_size: Some(ByteLen(file_size)), ..OpenOptions::default() };
+fn rate(path: &str, file_size: u64, options: OpenOptions, way: Way, size: u64, depth: usize) -> f64 {
+    let options = OpenOptions { create_size: Some(ByteLen(file_size)), ..options };
     let device = FileDevice::open(Path::new(path), options).unwrap_or_else(|error| {
         eprintln!("{error}");
         std::process::exit(1);

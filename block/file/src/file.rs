@@ -8,11 +8,14 @@
 //! its lock released, only after the last of them has ended, so whoever can open it exclusively
 //! afterwards sees no late write.
 //!
+//! Direct requests (O_DIRECT) go through io_uring where the kernel has it (`ring.rs`), else to the pool.
+//!
 //! A failed write-back is told once by the kernel, to the next fsync, and forgotten. So the first
 //! failed flush makes every later one fail: what was acknowledged may be lost and stays in doubt.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,16 +26,20 @@ use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset, Durability, Exten
 use bytes::{Bytes, BytesMut};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
+use tracing::warn;
 
 use crate::direct::{aligned_buffer, gather, is_aligned, slices};
 use crate::open::{self, Handle, Kind, OpenError, OpenOptions};
 use crate::pool::Pool;
+use crate::ring::{Ring, Transfer};
 use crate::system;
 
 /// A file or block device.
 pub struct FileDevice {
     open: Arc<Open>,
     pool: Pool,
+    /// For direct requests; none if the kernel refuses it, or it was not asked for.
+    ring: Option<Ring<Arc<Open>>>,
 }
 
 impl FileDevice {
@@ -54,7 +61,8 @@ impl FileDevice {
             flushing: Mutex::default(),
             handle,
         };
-        Ok(Arc::new(FileDevice { open: Arc::new(open), pool: Pool::new(options.threads_max.max(1)) }))
+        let ring = if options.direct && options.ring { open_ring(path) } else { None };
+        Ok(Arc::new(FileDevice { open: Arc::new(open), pool: Pool::new(options.threads_max.max(1)), ring }))
     }
 
     /// Looks whether the file or device has grown, and says its size. It never shrinks here.
@@ -108,6 +116,57 @@ impl FileDevice {
         Box::pin(async move { answer.await.unwrap_or_else(|| Err(stopped())) })
     }
 
+    fn read_through(&self, ring: &Ring<Arc<Open>>, buffer: BytesMut, at: ByteOffset, len: usize) -> IoFuture<Bytes> {
+        let (completer, answer) = completion();
+        let then = move |transfer, open: Arc<Open>, result: io::Result<usize>| {
+            let result = match (transfer, result) {
+                (Transfer::Read { buffer, .. }, Ok(count)) if count == len => Ok(buffer.freeze()),
+                // Short at the file's end, or interrupted: rare enough to be finished here.
+                (Transfer::Read { buffer, .. }, Ok(_)) => open.read_rest(buffer, at, len),
+                (Transfer::Read { buffer, .. }, Err(error)) if is_to_be_repeated(&error) => {
+                    open.read_rest(buffer, at, len)
+                }
+                (_, Err(error)) => Err(open.cause_of(at, &error)),
+                (Transfer::Write { .. }, Ok(_)) => Err(stopped()),
+            };
+            // Before the answer: whoever has it may rely on the file being closed with the device.
+            drop(open);
+            completer.complete(result);
+        };
+        ring.start(Transfer::Read { buffer, len }, self.open.clone(), at.0, Box::new(then));
+        Box::pin(async move { answer.await.unwrap_or_else(|| Err(stopped())) })
+    }
+
+    fn write_through(
+        &self,
+        ring: &Ring<Arc<Open>>,
+        at: ByteOffset,
+        data: Vec<Bytes>,
+        durability: Durability,
+    ) -> IoFuture<()> {
+        let (completer, answer) = completion();
+        let data = match &data[..] {
+            [one] if is_aligned(&data, self.open.sector) => one.clone(),
+            _ => gather(&data),
+        };
+        let flags = write_flags(durability);
+        let then = move |transfer, open: Arc<Open>, result: io::Result<usize>| {
+            let result = match (transfer, result) {
+                (Transfer::Write { data, .. }, Ok(count)) if count == data.len() => Ok(()),
+                (Transfer::Write { data, .. }, Ok(count)) => open.write_rest(at, &[data], count as u64, durability),
+                (Transfer::Write { data, .. }, Err(error)) if is_to_be_repeated(&error) => {
+                    open.write_rest(at, &[data], 0, durability)
+                }
+                (_, Err(error)) => Err(open.cause_of(at, &error)),
+                (Transfer::Read { .. }, Ok(_)) => Err(stopped()),
+            };
+            drop(open);
+            completer.complete(result);
+        };
+        ring.start(Transfer::Write { data, flags }, self.open.clone(), at.0, Box::new(then));
+        Box::pin(async move { answer.await.unwrap_or_else(|| Err(stopped())) })
+    }
+
     fn change_range(
         &self,
         at: ByteOffset,
@@ -136,7 +195,10 @@ impl BlockDevice for FileDevice {
         if count <= INLINE_READ_MAX && self.open.read_now(&mut buffer, at, count) {
             return ready(Ok(buffer.freeze()));
         }
-        self.submit(move |open| open.read_rest(buffer, at, count))
+        match &self.ring {
+            Some(ring) if count > 0 && count <= RING_MAX => self.read_through(ring, buffer, at, count),
+            _ => self.submit(move |open| open.read_rest(buffer, at, count)),
+        }
     }
 
     fn write(&self, at: ByteOffset, data: Vec<Bytes>, durability: Durability) -> IoFuture<()> {
@@ -151,7 +213,10 @@ impl BlockDevice for FileDevice {
                 return ready(Ok(()));
             }
         }
-        self.submit(move |open| open.write_rest(at, &data, done, durability))
+        match &self.ring {
+            Some(ring) if len.0 > 0 && len.0 <= RING_MAX as u64 => self.write_through(ring, at, data, durability),
+            _ => self.submit(move |open| open.write_rest(at, &data, done, durability)),
+        }
     }
 
     fn flush(&self) -> IoFuture<()> {
@@ -213,6 +278,12 @@ struct Flushing {
     waiting: Vec<Completer<Result<(), BlockError>>>,
     /// The first failure; it is the answer to every later flush.
     failure: Option<BlockError>,
+}
+
+impl AsRawFd for Open {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file().as_raw_fd()
+    }
 }
 
 impl Open {
@@ -304,10 +375,7 @@ impl Open {
         let mut parts = slices(data);
         let mut parts = &mut parts[..];
         IoSlice::advance_slices(&mut parts, done as usize);
-        let flags = match durability {
-            Durability::Cached => 0,
-            Durability::Forced => libc::RWF_DSYNC,
-        };
+        let flags = write_flags(durability);
         let mut position = at.0 + done;
         while !parts.is_empty() {
             match system::write_at(self.file(), parts, position, flags) {
@@ -351,9 +419,16 @@ impl Open {
         self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tries what leaves zeroes, then, of a device, what leaves anything.
     fn discard(&self, at: ByteOffset, len: ByteLen) -> Result<(), BlockError> {
         let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match self.allocate(punch, at, len) {
+        let punched = match self.allocate(punch, at, len) {
+            Err(error) if is_unsupported(&error) && self.kind == Kind::Device => {
+                system::discard(self.file(), at.0, len.0)
+            }
+            other => other,
+        };
+        match punched {
             Err(error) if is_unsupported(&error) => Err(BlockError::Unsupported { operation: "discard" }),
             other => other.map_err(|error| self.cause_of(at, &error)),
         }
@@ -429,6 +504,9 @@ const INLINE_READ_MAX: usize = 1024 * 1024;
 /// things to do meanwhile (asking for the next write's data), and stood still half of the time.
 const INLINE_WRITE_MAX: u64 = 64 * 1024;
 
+/// Requests up to this many bytes go through the ring. The kernel's own limit is 2 GiB.
+const RING_MAX: usize = 1 << 30;
+
 /// A write that takes longer than this has waited for something (and was not merely preempted).
 const PATIENCE: Duration = Duration::from_millis(4);
 
@@ -441,6 +519,29 @@ const ZEROES: usize = 64 * 1024;
 /// The kernel says so for RWF_NOWAIT and for fallocate's ways.
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
+}
+
+/// The kernel says so instead of waiting, or after a signal.
+fn is_to_be_repeated(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
+}
+
+fn write_flags(durability: Durability) -> libc::c_int {
+    match durability {
+        Durability::Cached => 0,
+        Durability::Forced => libc::RWF_DSYNC,
+    }
+}
+
+fn open_ring(path: &Path) -> Option<Ring<Arc<Open>>> {
+    match Ring::new() {
+        Ok(ring) => Some(ring),
+        Err(error) => {
+            let path = path.display();
+            warn!(%path, %error, "the kernel refuses io_uring: direct requests go through threads, which costs more");
+            None
+        }
+    }
 }
 
 fn io_error(at: ByteOffset, what: &str) -> BlockError {

@@ -1,5 +1,5 @@
-//! Regular files and block devices as block devices, through ordinary system calls on a small
-//! thread pool. Works with futures from any executor.
+//! Regular files and block devices as block devices, through ordinary system calls on the caller's
+//! thread or a small pool, and direct ones through io_uring. Works with futures from any executor.
 //!
 //! Knows the operating system; never what is stored in the blocks.
 
@@ -7,6 +7,7 @@ mod direct;
 mod file;
 mod open;
 mod pool;
+mod ring;
 mod system;
 
 pub use file::FileDevice;

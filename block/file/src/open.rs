@@ -30,6 +30,8 @@ pub struct OpenOptions {
     /// Try small requests on the caller's thread first, where the page cache can answer without
     /// waiting. Ignored with `direct`.
     pub inline: bool,
+    /// Direct requests go through io_uring, if the kernel has it.
+    pub ring: bool,
     /// Threads for requests that block, at most.
     pub threads_max: usize,
 }
@@ -44,6 +46,7 @@ impl Default for OpenOptions {
             direct: false,
             exclusive: true,
             inline: true,
+            ring: true,
             threads_max: 8,
         }
     }

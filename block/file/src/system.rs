@@ -1,5 +1,5 @@
-//! The system calls that neither the standard library nor nix offers safely. The only file of this
-//! crate with `unsafe`; it decides nothing.
+//! The system calls that neither the standard library nor nix offers safely. Beside `ring.rs` the
+//! only file of this crate with `unsafe`; it decides nothing.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -12,6 +12,7 @@ pub const IOV_MAX: usize = 1024;
 
 mod ioctls {
     nix::ioctl_read!(blkgetsize64, 0x12, 114, u64);
+    nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
     nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), libc::c_int);
 }
 
@@ -48,6 +49,14 @@ pub fn block_device_geometry(file: &File) -> io::Result<(u64, u32)> {
     unsafe { ioctls::blksszget(file.as_raw_fd(), &raw mut sector) }?;
     let sector = u32::try_from(sector).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     Ok((size, sector))
+}
+
+/// Tells a block device that it need not keep these bytes.
+pub fn discard(file: &File, at: u64, len: u64) -> io::Result<()> {
+    let range = [at, len];
+    // SAFETY: BLKDISCARD reads two u64 from the address, which is that of two u64 of ours.
+    unsafe { ioctls::blkdiscard(file.as_raw_fd(), &raw const range) }?;
+    Ok(())
 }
 
 /// What O_DIRECT needs: alignment in bytes of memory and of file offsets; zeroes if the file does

@@ -127,10 +127,33 @@ fn a_direct_file_holds_what_was_written_from_unaligned_memory() {
 }
 
 #[test]
-fn many_requests_in_flight_are_all_answered() {
-    let folder = Folder::new("many");
-    let options = OpenOptions { inline: false, threads_max: 4, ..sized(8) };
-    let disk = FileDevice::open(&folder.path("disk.img"), options).expect("the file is created");
+fn a_direct_file_without_io_uring_holds_what_was_written() {
+    check_against_a_buffer(OpenOptions { direct: true, ring: false, ..sized(8) }, "threads");
+}
+
+#[test]
+fn where_the_kernel_refuses_io_uring_threads_do_the_same() {
+    let program = std::env::current_exe().expect("this test is a program");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-e", "trace=io_uring_setup", "-e", "inject=io_uring_setup:error=EPERM"]);
+    strace.arg(program).args(["--exact", "a_direct_file_holds_what_was_written_from_unaligned_memory"]);
+    let Ok(output) = strace.output() else { return skipped("strace is not installed") };
+    let (said, traced) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if traced.contains("Operation not permitted") && !traced.contains("INJECTED") {
+        return skipped("nobody may be traced here");
+    }
+    assert!(said.contains("1 passed"), "{said} {traced}");
+    assert!(traced.contains("EPERM") || traced.contains("SKIPPED"), "io_uring was not asked for: {traced}");
+}
+
+fn check_many_in_flight(name: &str, options: OpenOptions) {
+    let folder = Folder::new(name);
+    let disk = match FileDevice::open(&folder.path("disk.img"), options) {
+        Err(error) if error.to_string().contains("does not support direct") => {
+            return skipped(&format!("O_DIRECT is not possible in {}", folder.0.display()));
+        }
+        other => other.expect("the file is created"),
+    };
     let writes: Vec<_> = (0..512u64)
         .map(|index| disk.write(ByteOffset(index * 4096), vec![pattern(4096, index as u8)], Durability::Cached))
         .collect();
@@ -141,6 +164,161 @@ fn many_requests_in_flight_are_all_answered() {
         let read = wait(disk.read(ByteOffset(index * 4096), ByteLen(4096))).expect("the read works");
         assert!(read == pattern(4096, index as u8), "block {index} differs");
     }
+    // Closed with requests under way: they are done, and then the file is free.
+    let late: Vec<_> = (0..300u64)
+        .map(|index| disk.write(ByteOffset(index * 4096), vec![pattern(4096, !index as u8)], Durability::Cached))
+        .collect();
+    drop(disk);
+    late.into_iter().for_each(|write| wait(write).expect("the write works"));
+    let found = fs::read(folder.path("disk.img")).expect("the file is there");
+    assert!(found[299 * 4096..300 * 4096] == pattern(4096, !299u64 as u8), "a late write is lost");
+    FileDevice::open(&folder.path("disk.img"), OpenOptions::default()).expect("nobody has it any more");
+}
+
+#[test]
+fn many_requests_in_flight_are_all_answered() {
+    check_many_in_flight("many", OpenOptions { inline: false, threads_max: 4, ..sized(8) });
+}
+
+#[test]
+fn many_direct_requests_in_flight_are_all_answered() {
+    check_many_in_flight("many-direct", OpenOptions { direct: true, ..sized(8) });
+}
+
+#[test]
+fn a_file_that_became_shorter_fails_reads_beyond_its_end_and_no_others() {
+    for direct in [false, true] {
+        let folder = Folder::new(if direct { "short-direct" } else { "short" });
+        let path = folder.path("disk.img");
+        let disk = match FileDevice::open(&path, OpenOptions { direct, ..sized(1) }) {
+            Err(error) if error.to_string().contains("does not support direct") => {
+                skipped(&format!("O_DIRECT is not possible in {}", folder.0.display()));
+                continue;
+            }
+            other => other.expect("the file is created"),
+        };
+        fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(8192)).expect("it shrinks");
+        wait(disk.read(ByteOffset(4096), ByteLen(4096))).expect("it is there");
+        for (at, len) in [(4096, 8192), (8192, 4096), (1 << 19, 1 << 19)] {
+            match wait(disk.read(ByteOffset(at), ByteLen(len))) {
+                Err(BlockError::Io { at: told, what }) => {
+                    assert_eq!(told, ByteOffset(at));
+                    assert!(what.contains("shorter"), "{what}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// A filesystem in memory with this much room, mounted at a folder of the test's own.
+struct Small(Folder);
+
+impl Small {
+    fn mount(test: &str, size: &str) -> Option<Small> {
+        let folder = Folder::new(test);
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&folder.0).output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            skipped("a small filesystem cannot be mounted here (needs root)");
+            return None;
+        }
+        Some(Small(folder))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0.0).status();
+    }
+}
+
+#[test]
+fn a_full_filesystem_is_told_as_no_space_and_frees_itself_by_discarding() {
+    let Some(small) = Small::mount("full", "256k") else { return };
+    for inline in [true, false] {
+        let path = small.0.path("disk.img");
+        let disk = FileDevice::open(&path, OpenOptions { inline, ..sized(1) }).expect("the sparse file is created");
+        let write = |at: u64| wait(disk.write(ByteOffset(at), vec![pattern(65536, 1)], Durability::Cached));
+        let written = (0..16).take_while(|index| write(index * 65536).is_ok()).count() as u64;
+        assert!((1..16).contains(&written), "{written} writes fit");
+        assert_eq!(write(written * 65536), Err(BlockError::NoSpace));
+        assert_eq!(wait(disk.read(ByteOffset(0), ByteLen(65536))), Ok(pattern(65536, 1)));
+        wait(disk.discard(ByteOffset(0), ByteLen(65536))).expect("a hole needs no room");
+        assert_eq!(write(written * 65536), Ok(()), "there is room again");
+        fs::remove_file(path).expect("it is there");
+    }
+}
+
+/// A loop device over a file, detached at the end.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn attach(file: &Path) -> Option<Loop> {
+        let attached = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+        let Some(output) = attached.ok().filter(|output| output.status.success()) else {
+            skipped("no loop device can be set up here (needs root and losetup)");
+            return None;
+        };
+        Some(Loop(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_device_that_fails_is_told_with_the_place_and_a_failed_flush_is_not_forgotten() {
+    for direct in [false, true] {
+        let folder = Folder::new(if direct { "broken-direct" } else { "broken" });
+        let Some(small) = Small::mount(if direct { "below-direct" } else { "below" }, "512k") else { return };
+        let below = small.0.path("disk.img");
+        fs::File::create(&below).and_then(|file| file.set_len(4 << 20)).expect("a sparse file needs no room");
+        let Some(device) = Loop::attach(&below) else { return };
+        let disk = FileDevice::open(&device.0, OpenOptions { direct, ..OpenOptions::default() }).expect("it opens");
+        let write = |at: u64| wait(disk.write(ByteOffset(at), vec![pattern(1 << 20, 1)], Durability::Cached));
+        let flush = || wait(disk.flush());
+        // The device has no room below it. Direct, a write says so; through the page cache, only the flush can.
+        let outcome = if direct { write(1 << 20) } else { write(1 << 20).and_then(|()| flush()) };
+        let is_told = matches!(&outcome, Err(BlockError::Io { .. } | BlockError::NoSpace));
+        assert!(is_told, "{outcome:?}");
+        if !direct {
+            assert_eq!(flush(), outcome, "what was lost stays in doubt");
+        }
+        // Cut off below: the device has its size still, but nothing behind it.
+        fs::OpenOptions::new().write(true).open(&below).and_then(|file| file.set_len(4096)).expect("it shrinks");
+        match wait(disk.read(ByteOffset(3 << 20), ByteLen(4096))) {
+            Err(BlockError::Io { at, .. }) => assert_eq!(at, ByteOffset(3 << 20)),
+            other => panic!("{other:?}"),
+        }
+        drop(folder);
+    }
+}
+
+#[test]
+fn a_device_is_discarded_and_zeroed_and_written_directly() {
+    let folder = Folder::new("direct-loop");
+    let below = folder.path("disk.img");
+    fs::write(&below, vec![7; 4 << 20]).expect("the folder is writable");
+    let Some(device) = Loop::attach(&below) else { return };
+    let options = OpenOptions { direct: true, ..OpenOptions::default() };
+    let disk = FileDevice::open(&device.0, options).expect("it opens");
+    wait(disk.discard(ByteOffset(1 << 20), ByteLen(1 << 20))).expect("a loop device discards");
+    wait(disk.write_zeroes(ByteOffset(65536), ByteLen(65536))).expect("it is zeroed");
+    let data = pattern(12288, 9);
+    let parts = vec![data.slice(..512), data.slice(512..)];
+    wait(disk.write(ByteOffset(512), parts, Durability::Forced)).expect("it is written");
+    wait(disk.flush()).expect("it is flushed");
+    let mut model = vec![7; 4 << 20];
+    model[1 << 20..2 << 20].fill(0);
+    model[65536..131072].fill(0);
+    model[512..512 + 12288].copy_from_slice(&data);
+    assert!(wait(disk.read(ByteOffset(0), ByteLen(4 << 20))).expect("it is read") == model, "the device differs");
+    drop(disk);
+    assert!(fs::read(&below).expect("the file is there") == model, "the file below differs");
 }
 
 #[test]

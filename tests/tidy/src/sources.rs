@@ -6,7 +6,8 @@ use crate::tree::Source;
 pub const LINES_MAX: usize = 800;
 
 /// The only files with `unsafe`, and what they need it for.
-pub const UNSAFE_FILES: [(&str, &str); 4] = [
+pub const UNSAFE_FILES: [(&str, &str); 5] = [
+    ("block/file/src/ring.rs", "io_uring: buffers that the kernel fills while nobody else touches them"),
     ("block/file/src/system.rs", "ioctls that ask a block device for its size and sector"),
     ("gfs/fuse/src/device.rs", "/dev/fuse: ioctls, and bytes as the kernel lays them out"),
     ("iscsi-target/target/src/system.rs", "receiving into memory that is not initialised; the allocator's limits"),
