@@ -29,7 +29,7 @@ pub struct Plant {
 }
 
 impl Plant {
-    const ALL: [NamedPlant; 14] = [
+    const ALL: [NamedPlant; 15] = [
         ("kernel-keeps-pages", |plant| plant.kernel.keep_pages = true),
         ("kernel-keeps-attributes", |plant| plant.kernel.keep_attributes = true),
         ("kernel-keeps-names", |plant| plant.kernel.keep_names = true),
@@ -43,6 +43,7 @@ impl Plant {
         ("members-convert-past-holder", |plant| plant.members.convert_past_holder = true),
         ("fs-skips-flush-on-demote", |plant| plant.filesystem.skip_flush_on_demote = true),
         ("fs-skips-data-on-demote", |plant| plant.filesystem.skip_data_on_demote = true),
+        ("fs-sets-attributes-from-before", |plant| plant.filesystem.stale_xattrs = true),
         ("fs-appends-at-stale-end", |plant| plant.filesystem.stale_append = true),
     ];
 

@@ -24,6 +24,8 @@ pub struct Faults {
     pub skip_data_on_demote: bool,
     /// Answer an append from the size that was known before the glock was taken.
     pub stale_append: bool,
+    /// Change an inode's extended attributes from what they were before the glock was taken.
+    pub stale_xattrs: bool,
 }
 
 /// A change that all its blocks make together. One that is dropped after its first block and

@@ -7,6 +7,7 @@ use gfs_format::{MetaHeader, MetaType, eattr};
 
 use super::disk::corrupt;
 use super::name::{XattrName, XattrSpace};
+use super::store::Store;
 use crate::api::{AclKind, InodeRef};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
@@ -92,10 +93,14 @@ impl Fs {
     pub async fn set_xattr(&self, inode: InodeRef, name: &XattrName, value: &[u8], mode: XattrWrite) -> Result<()> {
         self.check_change(name)?;
         let glock = self.inode_glock(inode.number.0);
+        let stale = if self.log.faults().stale_xattrs { self.stale_store(&glock, inode).await } else { None };
         let guard = glock.exclusive(RequestClass::Passes).await?;
         let mut dinode = self.inode(guard.glock(), inode).await?;
         check_flags(&dinode)?;
-        let mut store = self.io(self.load_xattrs(&glock, &dinode).await)?;
+        let mut store = match stale {
+            Some(stale) => stale,
+            None => self.io(self.load_xattrs(&glock, &dinode).await)?,
+        };
         match (mode, store.has(name)) {
             (XattrWrite::Create, true) => return Err(Error::Exists),
             (XattrWrite::Replace, false) => return Err(Error::NoXattr),
@@ -104,6 +109,12 @@ impl Fs {
         store.set(name, value)?;
         let now = self.wall_time();
         self.io(self.write_xattrs(&glock, &mut dinode, store, |dinode| dinode.touch(now, false)).await)
+    }
+
+    async fn stale_store(&self, glock: &Arc<Glock>, inode: InodeRef) -> Option<Store> {
+        let guard = glock.shared(RequestClass::Ordinary).await.ok()?;
+        let dinode = self.inode(guard.glock(), inode).await.ok()?;
+        self.load_xattrs(glock, &dinode).await.ok()
     }
 
     /// Removes an extended attribute. Access control lists are removed by `remove_acl`.

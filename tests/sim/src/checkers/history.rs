@@ -1,5 +1,6 @@
 //! What the nodes of a run did with the filesystem, in the order of its starts and ends, and the
-//! judgement on it: the tree of names is one object, the bytes of each file another.
+//! judgement on it: the tree of names is one object, the bytes of each file another, and so are the
+//! extended attributes of each inode.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,6 +9,7 @@ use std::sync::Mutex;
 use base::Instant;
 use gfs_core::InodeRef;
 
+use super::attributes::{AttributeEvent, AttributeOperation, Attributes};
 use super::content::{Content, ContentEvent, ContentOperation};
 use super::linear::{Timed, Verdict, check};
 use super::tree::{Answer, Attempt, Tree, TreeEvent};
@@ -51,6 +53,7 @@ struct Record {
     position: u64,
     tree: Vec<Timed<TreeEvent>>,
     contents: BTreeMap<InodeRef, Vec<Timed<ContentEvent>>>,
+    attributes: BTreeMap<InodeRef, Vec<Timed<AttributeEvent>>>,
     /// What has begun and not ended, by node and task.
     under_way: BTreeMap<(u32, u32), (&'static str, InodeRef, Instant)>,
 }
@@ -100,10 +103,23 @@ impl History {
         record.contents.entry(inode).or_default().push(timed);
     }
 
+    /// An operation on an inode's extended attributes has ended.
+    pub fn attributes(&self, started: Started, inode: InodeRef, operation: AttributeOperation) {
+        let event = AttributeEvent { by: self.by(started), operation };
+        self.sim.event(Who::Node(started.node), format_args!("inode {}: {event}", inode.number.0));
+        let mut record = lock(&self.record);
+        record.position += 1;
+        record.under_way.remove(&(started.node, started.task));
+        let timed = Timed { start: started.position, end: record.position, operation: event };
+        record.attributes.entry(inode).or_default().push(timed);
+    }
+
     /// How many operations were recorded.
     pub fn len(&self) -> usize {
         let record = lock(&self.record);
-        record.tree.len() + record.contents.values().map(Vec::len).sum::<usize>()
+        record.tree.len()
+            + record.contents.values().map(Vec::len).sum::<usize>()
+            + record.attributes.values().map(Vec::len).sum::<usize>()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -116,6 +132,10 @@ impl History {
         verdict("the tree", check(Tree::new(root, root_permissions), &record.tree))?;
         for (inode, history) in &record.contents {
             verdict(&format!("the bytes of inode {}", inode.number.0), check(Content::default(), history))?;
+        }
+        for (inode, history) in &record.attributes {
+            let object = format!("the attributes of inode {}", inode.number.0);
+            verdict(&object, check(Attributes::default(), history))?;
         }
         Ok(())
     }

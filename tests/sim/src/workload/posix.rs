@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gfs_core::{Error, InodeRef, RenameMode};
+use gfs_core::{Error, InodeRef, RenameMode, XattrWrite};
 
+use crate::checkers::content::pattern;
 use crate::checkers::tree::{Kind, Name};
 use crate::cluster::Cluster;
 use crate::dice::Dice;
@@ -43,7 +44,7 @@ fn run_on(
     cluster: &Arc<Cluster>,
     options: RunOptions<'_>,
 ) -> Result<(), String> {
-    let load = Arc::new(Load::new(dice));
+    let load = Arc::new(Load::new(seed, dice));
     let processes = dice.between(1, 3) as u32;
     sim.event(Who::World, format_args!("{} nodes with {processes} processes each, {load:?}", cluster.len()));
     join(sim, &cluster.lockspaces)?;
@@ -55,6 +56,7 @@ fn run_on(
             let worker = Worker {
                 process: Process { node: node.clone(), task },
                 dice: Dice::new(seed, &format!("process {}.{task}", node.number)),
+                xattr_dice: Dice::new(seed, &format!("attributes {}.{task}", node.number)),
                 load: load.clone(),
             };
             sim.spawn(Who::Node(node.number), &format!("process {task}"), TaskKind::Client, worker.run());
@@ -65,7 +67,10 @@ fn run_on(
     let reader = dice.between(1, u64::from(cluster.len())) as u32;
     let nodes = mount_all(sim, cluster, reader..=reader)?;
     let process = Process { node: nodes[0].clone(), task: 0 };
-    sim.spawn(Who::Node(reader), "reads everything", TaskKind::Client, async move { read_all(&process).await });
+    let has_xattrs = load.xattr_percent > 0;
+    sim.spawn(Who::Node(reader), "reads everything", TaskKind::Client, async move {
+        read_all(&process, has_xattrs).await;
+    });
     phase(sim, "reading everything after the unmounts")?;
     unmount_all(sim, nodes)?;
     cluster.history().judge(root, ROOT_PERMISSIONS)?;
@@ -133,6 +138,8 @@ struct Load {
     think_most: Duration,
     /// Per cent of reads through the page cache.
     cached_percent: u64,
+    /// Per cent of a process's activities that are about extended attributes.
+    xattr_percent: u64,
     writes: AtomicU32,
 }
 
@@ -143,7 +150,8 @@ enum Focus {
 }
 
 impl Load {
-    fn new(dice: &mut Dice) -> Load {
+    /// Chance that came later has streams of its own, so that seeds stay what they were.
+    fn new(seed: u64, dice: &mut Dice) -> Load {
         let focus = if dice.percent(50) { Focus::Files } else { Focus::Names };
         let is_long = focus == Focus::Names && dice.percent(40);
         Load {
@@ -153,6 +161,7 @@ impl Load {
             activities: dice.between(5, 30),
             think_most: Duration::from_micros(*dice.pick(&[0, 200, 5000])),
             cached_percent: *dice.pick(&[0, 50, 90]),
+            xattr_percent: *Dice::new(seed, "with xattrs").pick(&[0, 0, 0, 40]),
             writes: AtomicU32::new(0),
         }
     }
@@ -189,6 +198,7 @@ fn make_directories(sim: &Sim, node: &Node, load: &Arc<Load>) -> Result<(), Stri
 struct Worker {
     process: Process,
     dice: Dice,
+    xattr_dice: Dice,
     load: Arc<Load>,
 }
 
@@ -247,6 +257,9 @@ impl Worker {
     }
 
     async fn activity(&mut self) -> Result<(), Error> {
+        if self.load.xattr_percent > 0 && self.xattr_dice.percent(self.load.xattr_percent) {
+            return self.use_attributes().await;
+        }
         let process = self.process.clone();
         let activity = self.dice.weighted(&self.load.focus.activities());
         if let Activity::Sync = activity {
@@ -321,6 +334,39 @@ impl Worker {
             79..=94 => process.write(inode, None, self.length(), self.load.new_tag()).await,
             _ => process.truncate(inode, self.offset()).await,
         }
+    }
+
+    /// Works on the extended attributes of a file, or of the root, for a while.
+    async fn use_attributes(&mut self) -> Result<(), Error> {
+        let (process, dice) = (self.process.clone(), &mut self.xattr_dice);
+        let number = dice.below(2);
+        let inode = match dice.percent(70) {
+            true => process.lookup(process.root(), &self.load.file_name(number)).await?,
+            false => Some(process.root()),
+        };
+        let Some(inode) = inode else { return Ok(()) };
+        for _ in 0..dice.between(1, 4) {
+            let name = Name::from(*dice.pick(&["a", "b", "c"]));
+            match dice.below(10) {
+                0..=3 => {
+                    let len = *dice.pick(&[0, 10, 1500, 3900, 5000, 20_000]) + dice.below(50);
+                    let mode =
+                        dice.weighted(&[(4, XattrWrite::Any), (1, XattrWrite::Create), (1, XattrWrite::Replace)]);
+                    let value = pattern(self.load.new_tag(), len);
+                    match process.set_xattr(inode, &name, value, mode).await {
+                        Ok(()) | Err(Error::Exists | Error::NoXattr) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                4 => match process.remove_xattr(inode, &name).await {
+                    Ok(()) | Err(Error::NoXattr) => {}
+                    Err(error) => return Err(error),
+                },
+                5..=7 => process.get_xattr(inode, &name).await?,
+                _ => drop(process.list_xattrs(inode).await?),
+            }
+        }
+        Ok(())
     }
 
     async fn rename(&mut self, dir: InodeRef, name: Name) -> Result<(), Error> {
@@ -400,19 +446,31 @@ impl Worker {
 const READ_ALL_MOST: u64 = 64 << 10;
 
 /// Reads the whole tree into the history.
-async fn read_all(process: &Process) {
+async fn read_all(process: &Process, has_xattrs: bool) {
     let mut directories = vec![process.root()];
+    if has_xattrs {
+        read_attributes(process, process.root()).await;
+    }
     while let Some(dir) = directories.pop() {
         let _ = process.stat(dir).await;
         let Ok(names) = process.list(dir).await else { continue };
         for (name, _, kind) in names {
             let Ok(Some(inode)) = process.lookup(dir, &name).await else { continue };
+            if has_xattrs {
+                read_attributes(process, inode).await;
+            }
             match kind {
                 Kind::Directory => directories.push(inode),
                 Kind::Symlink => drop(process.readlink(inode).await),
                 Kind::File => read_file(process, inode).await,
             }
         }
+    }
+}
+
+async fn read_attributes(process: &Process, inode: InodeRef) {
+    for name in process.list_xattrs(inode).await.unwrap_or_default() {
+        let _ = process.get_xattr(inode, &name).await;
     }
 }
 
