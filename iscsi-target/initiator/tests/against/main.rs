@@ -1,6 +1,7 @@
 //! The initiator against real targets: Debian's tgtd and our own corral-target, each on a private port.
 
 mod login;
+mod lost;
 mod reservations;
 mod server;
 mod special;
