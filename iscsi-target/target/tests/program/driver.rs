@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use base::Instant;
 use bytes::Buf;
 use iscsi_target_proto::initiator::{CloseReason, CommandToken, InitiatorConfig, InitiatorSession, Input, Output};
+use iscsi_target_proto::pdu::TaskManagementResponse;
 use iscsi_target_proto::scsi::{AdditionalSense, Completion, ScsiCommand};
 
 /// Time stands still: nothing here waits for a time-out.
@@ -51,6 +52,31 @@ impl Initiator {
         }
     }
 
+    /// Sends a command with the data that goes along unasked, until the target asks for more; that stays away.
+    pub fn begin(&mut self, command: ScsiCommand) {
+        self.session.handle(Input::Command { token: CommandToken(1), command }, NOW);
+        self.send();
+        let asked = self.stream.peek(&mut [0]);
+        assert_eq!(asked.ok(), Some(1), "the target asks");
+    }
+
+    /// What became of the command that was begun.
+    pub fn end(&mut self) -> Completion {
+        match self.next() {
+            Ok(Output::Completed { completion, .. }) => completion,
+            other => panic!("{other:?} for a command"),
+        }
+    }
+
+    /// LOGICAL UNIT RESET.
+    pub fn reset(&mut self, lun: u16) {
+        self.session.handle(Input::ResetLun { token: CommandToken(2), lun }, NOW);
+        match self.next() {
+            Ok(Output::TaskManaged { response: TaskManagementResponse::Complete, .. }) => {}
+            other => panic!("{other:?} for a reset"),
+        }
+    }
+
     fn next(&mut self) -> Result<Output, CloseReason> {
         loop {
             match self.session.poll_output() {
@@ -61,14 +87,17 @@ impl Initiator {
         }
     }
 
-    fn exchange(&mut self) {
-        let ended = |error: std::io::Error| Input::StreamEnded { what: error.to_string() };
+    fn send(&mut self) {
         while self.session.transmit().has_remaining() {
             match self.stream.write(self.session.transmit().chunk()) {
                 Ok(count) => self.session.transmit().advance(count),
-                Err(error) => return self.session.handle(ended(error), NOW),
+                Err(error) => return self.session.handle(ended(&error), NOW),
             }
         }
+    }
+
+    fn exchange(&mut self) {
+        self.send();
         let mut piece = [0; 8192];
         match self.stream.read(&mut piece) {
             Ok(0) => self.session.handle(Input::StreamEnded { what: "closed".to_owned() }, NOW),
@@ -76,7 +105,11 @@ impl Initiator {
                 self.session.receive_buffer().extend_from_slice(&piece[..count]);
                 self.session.handle(Input::Received, NOW);
             }
-            Err(error) => self.session.handle(ended(error), NOW),
+            Err(error) => self.session.handle(ended(&error), NOW),
         }
     }
+}
+
+fn ended(error: &std::io::Error) -> Input {
+    Input::StreamEnded { what: error.to_string() }
 }

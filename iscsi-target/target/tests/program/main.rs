@@ -1,6 +1,7 @@
 //! The program as its users meet it: options, exit codes, initiators, other people's tools.
 
 mod driver;
+mod ending;
 mod running;
 
 use std::io::{Read, Write};
