@@ -147,7 +147,7 @@ fn header_blocks(block: BlockSize, data_blocks: u64) -> u64 {
 }
 
 /// The largest group that fits into `span` blocks from `address`; `None` if not even one does.
-fn group_within(block: BlockSize, address: u64, span: u64) -> Result<Option<Group>, MkfsError> {
+pub(crate) fn group_within(block: BlockSize, address: u64, span: u64) -> Result<Option<Group>, MkfsError> {
     // Grow the header until what it describes and itself fill the span.
     let mut length = 1;
     while length < span && header_blocks(block, span - length) > length {

@@ -4,10 +4,13 @@
 //! the UUID from its caller, and refuses before it writes. The program in `main.rs` adds the
 //! command line, the question before overwriting, and the summary.
 //!
+//! [`change`] adds journals and space to a filesystem that is mounted nowhere.
+//!
 //! Knows the format and the block device port; never mounts, locks or asks a cluster.
 
 #![forbid(unsafe_code)]
 
+pub mod change;
 pub mod cli;
 pub mod directory;
 pub mod error;

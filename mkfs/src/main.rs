@@ -1,4 +1,4 @@
-//! `mkfs.gfs2`: see [`mkfs::program`].
+//! `mkfs.gfs2`: see [`mkfs::program`]. Called as `gfs2_jadd` or `gfs2_grow` it is that tool: see [`mkfs::change`].
 
 use std::process::ExitCode;
 
@@ -10,5 +10,11 @@ fn main() -> ExitCode {
             return ExitCode::from(255);
         }
     };
-    runtime.block_on(mkfs::program::run(std::env::args().skip(1)))
+    let mut arguments = std::env::args();
+    let called = arguments.next().unwrap_or_default();
+    match called.rsplit('/').next() {
+        Some("gfs2_jadd") => runtime.block_on(mkfs::change::program::run_jadd(arguments)),
+        Some("gfs2_grow") => runtime.block_on(mkfs::change::program::run_grow(arguments)),
+        _ => runtime.block_on(mkfs::program::run(arguments)),
+    }
 }

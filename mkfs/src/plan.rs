@@ -146,17 +146,7 @@ impl Plan {
         let length = self.geometry.journal_blocks();
         // Any start will do; journals differ so that a header cannot be taken for another's.
         let start = (self.sequence_seed + index as u64 * 7919) % length;
-        let header = LogHeader {
-            header: MetaHeader::new(MetaType::LogHeader),
-            sequence: ((start + u64::from(block)) % length).into(),
-            flags: (log_flags::UNMOUNT | log_flags::USERSPACE).into(),
-            tail: 0.into(),
-            block: block.into(),
-            address: (first + u64::from(block)).into(),
-            journal_inode: self.journals[index].address,
-            ..LogHeader::new_zeroed()
-        };
-        header.encode(into);
+        clean_log_block(self.journals[index].address.get(), start, length, block, first + u64::from(block), into);
     }
 
     /// Header and bitmaps of group `index`.
@@ -203,6 +193,22 @@ impl Plan {
         bytes.resize(self.geometry.block.as_usize(), 0);
         bytes
     }
+}
+
+/// Fills `into` with block `block` of a new log of `length` blocks: the header of a clean log, one of a rising sequence
+/// that begins with `start`. It lies at `address` and belongs to the journal whose dinode is `inode`.
+pub(crate) fn clean_log_block(inode: u64, start: u64, length: u64, block: u32, address: u64, into: &mut [u8]) {
+    let header = LogHeader {
+        header: MetaHeader::new(MetaType::LogHeader),
+        sequence: ((start + u64::from(block)) % length).into(),
+        flags: (log_flags::UNMOUNT | log_flags::USERSPACE).into(),
+        tail: 0.into(),
+        block: block.into(),
+        address: address.into(),
+        journal_inode: inode.into(),
+        ..LogHeader::new_zeroed()
+    };
+    header.encode(into);
 }
 
 impl<'a> Builder<'a> {

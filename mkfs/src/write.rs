@@ -102,19 +102,19 @@ async fn discard_all(device: &Arc<dyn BlockDevice>) -> Result<(), MkfsError> {
 }
 
 /// Writes blocks with a bounded number of requests under way.
-struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     device: &'a Arc<dyn BlockDevice>,
     block: usize,
     under_way: Vec<IoFuture<()>>,
 }
 
 impl<'a> Writer<'a> {
-    fn new(device: &'a Arc<dyn BlockDevice>, block: usize) -> Writer<'a> {
+    pub(crate) fn new(device: &'a Arc<dyn BlockDevice>, block: usize) -> Writer<'a> {
         Writer { device, block, under_way: Vec::with_capacity(DEPTH) }
     }
 
     /// Writes whole blocks from block `at` on.
-    async fn put(&mut self, at: u64, bytes: Bytes) -> Result<(), MkfsError> {
+    pub(crate) async fn put(&mut self, at: u64, bytes: Bytes) -> Result<(), MkfsError> {
         while self.under_way.len() >= DEPTH {
             self.one().await?;
         }
@@ -142,7 +142,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes `count` blocks from block `at` on; `make` is given each one's index and its bytes.
-    async fn fill(&mut self, at: u64, count: u64, make: impl Fn(u64, &mut [u8])) -> Result<(), MkfsError> {
+    pub(crate) async fn fill(&mut self, at: u64, count: u64, make: impl Fn(u64, &mut [u8])) -> Result<(), MkfsError> {
         let per_chunk = (CHUNK / self.block) as u64;
         let mut done = 0;
         while done < count {
@@ -172,7 +172,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Waits for all writes.
-    async fn finish(&mut self) -> Result<(), MkfsError> {
+    pub(crate) async fn finish(&mut self) -> Result<(), MkfsError> {
         while !self.under_way.is_empty() {
             self.one().await?;
         }
