@@ -23,19 +23,23 @@ pub struct Initiator {
 impl Initiator {
     /// Logs in; `qualifier` tells initiator ports of the same name apart.
     pub fn login(address: SocketAddr, target: &str, qualifier: u32) -> Result<Self, CloseReason> {
+        let mut initiator = Self::connect(address, "iqn.2026-11.org.corral:driver", target, qualifier)?;
+        // Each unit says first that the session is new.
+        for lun in 0..UNITS {
+            let told = initiator.try_run(ScsiCommand::test_unit_ready(lun))?;
+            let is_new = told.sense.is_some_and(|sense| sense.additional == AdditionalSense::POWER_ON_OR_RESET);
+            assert!(is_new || lun > 0, "LUN {lun} does not say that the session is new");
+        }
+        Ok(initiator)
+    }
+
+    /// Logs in by a name of its own; nothing is asked of the units.
+    pub fn connect(address: SocketAddr, name: &str, target: &str, qualifier: u32) -> Result<Self, CloseReason> {
         let stream = TcpStream::connect(address).expect("the target listens");
-        let config = InitiatorConfig::new("iqn.2026-11.org.corral:driver", Some(target), qualifier);
+        let config = InitiatorConfig::new(name, Some(target), qualifier);
         let mut initiator = Self { stream, session: InitiatorSession::new(config, NOW) };
         match initiator.next()? {
-            Output::LoggedIn { .. } => {
-                // Each unit says first that the session is new.
-                for lun in 0..UNITS {
-                    let told = initiator.try_run(ScsiCommand::test_unit_ready(lun))?;
-                    let is_new = told.sense.is_some_and(|sense| sense.additional == AdditionalSense::POWER_ON_OR_RESET);
-                    assert!(is_new || lun > 0, "LUN {lun} does not say that the session is new");
-                }
-                Ok(initiator)
-            }
+            Output::LoggedIn { .. } => Ok(initiator),
             other => panic!("{other:?} during the login"),
         }
     }

@@ -1,7 +1,13 @@
 //! The program as its users meet it: options, exit codes, initiators, other people's tools.
 
+mod admin;
+mod configured;
 mod driver;
+<<<<<<< c0fede5e1fe6859b6a30a4d4eef665119de7c9c5
 mod ending;
+=======
+mod refused;
+>>>>>>> local
 mod running;
 
 use std::io::{Read, Write};
@@ -130,7 +136,7 @@ fn an_unknown_target_is_refused_and_garbage_harms_nobody() {
 }
 
 /// Runs somebody else's tool; `None`, and loudly so, if it is not installed.
-fn tool(name: &str, arguments: &[&str]) -> Option<(bool, String)> {
+pub fn tool(name: &str, arguments: &[&str]) -> Option<(bool, String)> {
     match Command::new(name).args(arguments).output() {
         Ok(output) => {
             let said = [output.stdout, output.stderr].concat();

@@ -46,15 +46,22 @@ pub struct Program {
 impl Program {
     /// Starts it on a free port; unit N has the file `lunN.img` and these options.
     pub fn start(directory: &Directory, luns: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_corral-target"));
-        command.args(["--listen", "127.0.0.1:0", "--target", TARGET, "--state", &directory.path("state")]);
+        let mut arguments = vec!["--target".to_owned(), TARGET.to_owned()];
         for (number, options) in luns.iter().enumerate() {
-            command.args(["--lun", &format!("file={},{options}", directory.path(&format!("lun{number}.img")))]);
+            let file = directory.path(&format!("lun{number}.img"));
+            arguments.extend(["--lun".to_owned(), format!("file={file},{options}")]);
             if options.contains("ro") {
                 std::fs::write(directory.path(&format!("lun{number}.img")), vec![0; size_of(options)])
                     .expect("a file can be written");
             }
         }
+        Self::start_with(directory, &arguments)
+    }
+
+    /// Starts it on a free port with these options.
+    pub fn start_with(directory: &Directory, arguments: &[String]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corral-target"));
+        command.args(["--listen", "127.0.0.1:0", "--state", &directory.path("state")]).args(arguments);
         let mut child =
             command.env("CORRAL_LOG", "error").stdout(Stdio::piped()).spawn().expect("the program can be started");
         let mut line = String::new();
