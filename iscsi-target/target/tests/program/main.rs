@@ -3,11 +3,8 @@
 mod admin;
 mod configured;
 mod driver;
-<<<<<<< c0fede5e1fe6859b6a30a4d4eef665119de7c9c5
 mod ending;
-=======
 mod refused;
->>>>>>> local
 mod running;
 
 use std::io::{Read, Write};
