@@ -215,9 +215,10 @@ fn mount_all(session: &Session, story: &Story) -> Result<String, String> {
 fn farewell(layout: &Layout) {
     let (one, two, bin) = (shown(&layout.node(1).mnt()), shown(&layout.node(2).mnt()), shown(&layout.bin()));
     let disk = shown(&layout.disk());
+    let bin = if bin.starts_with('/') { bin } else { format!("$PWD/{bin}") };
     output::print(&format!(
         "\nThe cluster is running. To try next:\n\n  \
-         export PATH=$PWD/{bin}:$PATH\n  \
+         export PATH={bin}:$PATH\n  \
          ls {two}                              the same files on every node\n  \
          echo hello >{one}/hello; cat {two}/hello\n  \
          corral status                                what runs where\n  \
