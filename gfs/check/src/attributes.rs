@@ -44,6 +44,10 @@ impl Walk<'_> {
                     break;
                 }
             };
+            if !record.is_unused() && record.name.is_empty() {
+                let found = format!("none in the record at byte {}", record.offset);
+                self.report.note_of(Kind::ExtendedAttribute, inode.address, at, "a name for each attribute", found);
+            }
             for block in record.pointers() {
                 blocks += 1;
                 if self.claim(inode.address, block, BlockState::Used) {

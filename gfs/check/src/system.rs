@@ -7,7 +7,7 @@ use gfs_format::small_files::StatfsChange;
 use gfs_format::{MetaHeader, MetaType, log};
 use zerocopy::FromBytes;
 
-use crate::journal::{Journal, find_head, locate};
+use crate::journal::{Journal, find_headers, locate};
 use crate::report::{JournalState, Kind, Report};
 use crate::source::{CheckError, Source};
 use crate::walk::{Inode, all_pointers, content, data_blocks, peek};
@@ -149,10 +149,15 @@ pub(crate) async fn check_journals(source: &Source, master: &Inode, report: &mut
 
 async fn check_journal(source: &Source, journal: &Journal, report: &mut Report) -> Result<(), CheckError> {
     let (index, inode) = (journal.index, journal.inode);
-    let Some(head) = find_head(source, journal).await? else {
+    let headers = find_headers(source, journal).await?;
+    let Some(head) = headers.head else {
         report.note(Kind::Journal, inode, "a log header", "none in the log");
         return Ok(());
     };
+    if let Some((at, sequence, before)) = headers.disorder {
+        let (block, expected) = (journal.map[at as usize], "log headers with rising sequences");
+        report.note_of(Kind::Journal, inode, block, expected, format_args!("{sequence} behind {before}"));
+    }
     let clean = head.flags.get() & log::flags::UNMOUNT != 0;
     if !clean {
         let found = format!("journal {index} with changes up to sequence {}", head.sequence.get());

@@ -18,4 +18,4 @@ pub use read::{Chunk, Content, Item, Log, Logged};
 pub use replayed::Replayed;
 
 pub(crate) use locate::locate;
-pub(crate) use read::find_head;
+pub(crate) use read::find_headers;

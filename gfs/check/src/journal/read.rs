@@ -114,26 +114,48 @@ impl Log {
     }
 }
 
-/// The newest header with correct checksums.
-pub(crate) async fn find_head(source: &Source, journal: &Journal) -> Result<Option<LogHeader>, CheckError> {
-    let mut head: Option<LogHeader> = None;
+/// The headers of a log.
+pub(crate) struct Headers {
+    /// The newest with correct checksums.
+    pub(crate) head: Option<LogHeader>,
+    /// A header out of order: its block in the log, its sequence, and that of the one before it. Around the ring from
+    /// the head, sequences only rise; otherwise the kernel may take another header for the newest.
+    pub(crate) disorder: Option<(u32, u64, u64)>,
+}
+
+/// Looks at every block of a log for headers.
+pub(crate) async fn find_headers(source: &Source, journal: &Journal) -> Result<Headers, CheckError> {
+    let mut found = Headers { head: None, disorder: None };
+    let (mut first, mut last, mut has_wrapped) = (None, None, false);
     let mut at = 0;
     while at < journal.map.len() {
         let bytes = journal.read_from(source, at, usize::MAX).await?;
         for block in bytes.chunks_exact(source.block.as_usize()) {
-            if let Ok(header) = LogHeader::decode(block, at as u32)
-                && head.is_none_or(|head| head.sequence.get() < header.sequence.get())
-            {
-                head = Some(header);
+            if let Ok(header) = LogHeader::decode(block, at as u32) {
+                let sequence = header.sequence.get();
+                let is_newest = found.head.is_none_or(|head| head.sequence.get() < sequence);
+                // Behind the newest come the oldest, which are older than what stands at the start.
+                let falls = last.is_some_and(|last| sequence <= last);
+                let is_wrong =
+                    falls && has_wrapped || has_wrapped | falls && first.is_some_and(|first| sequence >= first);
+                if is_wrong && found.disorder.is_none() {
+                    found.disorder = Some((at as u32, sequence, last.unwrap_or_default()));
+                }
+                has_wrapped |= falls;
+                first = first.or(Some(sequence));
+                last = Some(sequence);
+                if is_newest {
+                    found.head = Some(header);
+                }
             }
             at += 1;
         }
     }
-    Ok(head)
+    Ok(found)
 }
 
 async fn head_or_damaged(source: &Source, journal: &Journal) -> Result<LogHeader, CheckError> {
-    find_head(source, journal).await?.ok_or_else(|| {
+    find_headers(source, journal).await?.head.ok_or_else(|| {
         CheckError::Damaged(Box::new(Finding {
             kind: Kind::Journal,
             block: journal.inode,

@@ -121,7 +121,7 @@ pub fn engine(image: &Image) -> Read {
     };
     run_with(&host, async {
         let mut read = Read::default();
-        let options = MountOptions { is_read_only: true, ..MountOptions::default() };
+        let options = MountOptions { is_read_only: true, has_acls: true, ..MountOptions::default() };
         match Fs::mount(ports, options).await {
             Ok(fs) => {
                 walk(&fs, &mut read).await;
