@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use block_core::{BlockDevice, Durability};
 use iscsi_target_proto::scsi::{Capacity, InquiryIdentity, ModeProfile, UnitProfile};
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore, SemaphorePermit};
 
 use crate::atomic::{ATOMIC_MAX, AtomicJournal};
 use crate::backing::{self, Backing, Made};
@@ -27,6 +27,9 @@ const THIN_PIECE: u32 = 128 * 1024;
 /// Most data of one WRITE SAME, in bytes.
 const SAME_MAX: u64 = TRANSFER_MAX;
 
+/// Pieces, of 1 MiB at most, that a unit's commands have in memory at once beside what counts against their sessions.
+const PLACES: usize = 16;
+
 /// A logical unit.
 pub struct LogicalUnit {
     pub number: u16,
@@ -40,6 +43,8 @@ pub struct LogicalUnit {
     /// its like, and a change of reservations, after which no write of those it shuts out lands.
     pub gate: Arc<RwLock<()>>,
     pub copies: CopyResults,
+    /// See [`LogicalUnit::place_for_piece`].
+    places: Semaphore,
     /// `None` where nothing can be kept: then only single blocks are written atomically.
     pub atomic: Option<AtomicJournal>,
     identity: InquiryIdentity,
@@ -100,6 +105,7 @@ impl LogicalUnit {
             reservations: UnitReservations::default(),
             gate: Arc::default(),
             copies: CopyResults::default(),
+            places: Semaphore::new(PLACES),
             atomic: None,
             identity: identity(number, target_name, &named),
             backing: None,
@@ -137,6 +143,12 @@ impl LogicalUnit {
     /// Most blocks of one command.
     pub fn transfer_blocks_max(&self) -> u32 {
         self.blocks_in(TRANSFER_MAX)
+    }
+
+    /// A place in memory for a command that reads or writes pieces of its own beside the session's data: so that a flood of
+    /// VERIFY or EXTENDED COPY takes time and not memory. Taken before the gate: nobody waits for it while holding that.
+    pub async fn place_for_piece(&self) -> SemaphorePermit<'_> {
+        self.places.acquire().await.expect("invariant: nobody closes it")
     }
 
     /// Most blocks of one WRITE ATOMIC: a device writes one block whole or not at all, more need the journal.

@@ -22,6 +22,8 @@ pub fn mode_select(
     }
     let (unit, target, nexus) = (unit.clone(), from.target.clone(), from.nexus.clone());
     take_all(from, command, u64::from(length), move |data| async move {
+        // No write is under way that counts on the cache.
+        let _gate = unit.gate.write().await;
         let change = match parse_mode_select(&unit.mode_profile(), long, &data) {
             Ok(change) => change,
             Err(sense) => return Ok(sense.into()),

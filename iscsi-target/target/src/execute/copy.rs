@@ -135,8 +135,9 @@ async fn copy_segment(
     while copied < length {
         let count = PIECE.min(length - copied);
         let offset = if backwards { length - copied - count } else { copied };
-        let data = source.device.read(ByteOffset(at + offset), ByteLen(count)).await?;
+        let _place = destination.place_for_piece().await;
         let _gate = destination.gate.read().await;
+        let data = source.device.read(ByteOffset(at + offset), ByteLen(count)).await?;
         let refused = refusal(source, origin, Access::Read).or_else(|| refusal(destination, origin, Access::Write));
         if let Some(refused) = refused {
             return Ok(Err(refused));

@@ -48,6 +48,7 @@ pub fn verify(
     let (length, transfer_length) = if check == ByteCheck::Each { (wanted, length) } else { (length, wanted) };
     let unit = unit.clone();
     take(from, command, wanted as u32, move |data| async move {
+        let _place = unit.place_for_piece().await;
         let _gate = unit.gate.read().await;
         compare(&unit, at, length, &data).await.map(|result| done(result, transfer_length))
     })
@@ -67,6 +68,7 @@ pub fn write_verify(
     let length = whole(unit, command, transfer_length);
     let (unit, origin) = (unit.clone(), from.origin());
     take(from, command, length, move |data| async move {
+        let _place = unit.place_for_piece().await;
         let _gate = unit.gate.read().await;
         if let Some(refused) = refusal(&unit, &origin, Access::Write) {
             return Ok(refused);
@@ -144,6 +146,7 @@ pub fn write_same(
     let wanted = if no_data { 0 } else { block };
     let (unit, origin) = (unit.clone(), from.origin());
     take_all(from, command, wanted, move |data| async move {
+        let _place = unit.place_for_piece().await;
         let _gate = unit.gate.read().await;
         if let Some(refused) = refusal(&unit, &origin, Access::Write) {
             return Ok(refused);
