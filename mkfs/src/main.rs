@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Err(error) = iscsi_target_initiator::hide_secrets() {
+        eprintln!("mkfs.gfs2: cannot take the secret out of the arguments: {error}");
+        return ExitCode::from(255);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -39,7 +39,7 @@ pub enum IscsiCommand {
 /// A unit and the form of the answer.
 #[derive(clap::Args, Debug)]
 pub struct UnitArguments {
-    /// iscsi://[user%secret@]host[:port]/target-iqn/lun; see docs/scsi.md for secrets outside of the URL
+    /// iscsi://[user%secret@]host[:port]/target-iqn/lun; see docs/initiator.md for secrets outside of the URL
     #[arg(value_name = "URL")]
     pub url: String,
     /// As one JSON document
@@ -49,7 +49,6 @@ pub struct UnitArguments {
 
 /// Carries a command out; the error says what could not be reached or used.
 pub fn run(command: IscsiCommand) -> Result<(), String> {
-    iscsi_target_initiator::hide_secrets().map_err(|e| format!("cannot hide the secret in the arguments: {e}"))?;
     match command {
         IscsiCommand::Discover { url, json } => {
             let portal = IscsiPortal::parse(&url).map_err(|e| e.to_string())?;

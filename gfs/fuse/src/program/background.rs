@@ -111,7 +111,7 @@ impl Server {
 /// The device without its secret. What cannot be parsed is shown as it is.
 pub fn shown_device(device: &str) -> String {
     match DevName::parse(device, Path::exists) {
-        Ok(DevName::Iscsi(url)) if url.secret.is_some() => url.to_string(),
+        Ok(DevName::Iscsi(url)) if url.has_secret() => url.to_string(),
         _ => device.to_owned(),
     }
 }
