@@ -168,6 +168,13 @@ pub struct SetAcl<'a> {
     pub clears_set_group_id: bool,
 }
 
+/// Whether allocating blocks behind a file's end makes it longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeChange {
+    Keep,
+    Grow,
+}
+
 /// What a seek looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeekFor {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gfs_core::{
-    Caller, Entry, Error, Fs, InodeNumber, InodeRef, Lookup, NewInode, RequestOrigin, SetAttributes, WriteAt,
+    Caller, Entry, Error, Fs, InodeNumber, InodeRef, Lookup, NewInode, RequestOrigin, SetAttributes, SizeChange,
+    WriteAt,
 };
 
 use crate::answer::Answer;
@@ -160,7 +161,7 @@ impl Handler for Adapter {
             Operation::Access { .. } | Operation::Flush { .. } => {
                 reply.error(Refusal::KernelDoesIt.errno());
             }
-            Operation::Fallocate { .. } => drop(reply.error(Refusal::NotSupported.errno())),
+            Operation::Fallocate { handle, offset, len, mode } => run!(fs.allocate(handle, offset, len, mode)),
             Operation::Unknown { opcode } => {
                 tracing::debug!(opcode, "the kernel asks for an operation that this build does not have");
                 reply.error(Refusal::KernelDoesIt.errno());
@@ -372,6 +373,19 @@ impl Parts {
             self.fs.setattr(inode, clear).await?;
         }
         Ok(())
+    }
+
+    async fn allocate(self: Arc<Self>, handle: u64, offset: u64, len: u64, mode: u32) -> Result<Answer> {
+        const KEEP: u32 = libc::FALLOC_FL_KEEP_SIZE.cast_unsigned();
+        const PUNCH: u32 = libc::FALLOC_FL_PUNCH_HOLE.cast_unsigned() | KEEP;
+        let inode = self.handle(handle)?.inode();
+        match mode {
+            0 => self.fs.allocate(inode, offset, len, SizeChange::Grow).await?,
+            KEEP => self.fs.allocate(inode, offset, len, SizeChange::Keep).await?,
+            PUNCH => self.fs.punch_hole(inode, offset, len).await?,
+            _ => return Err(Refusal::NotSupported),
+        }
+        Ok(Answer::Empty)
     }
 
     async fn statfs(self: Arc<Self>) -> Result<Answer> {

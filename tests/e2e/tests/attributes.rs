@@ -2,7 +2,7 @@
 //! `fsck.gfs2` and by the Linux kernel's gfs2.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -119,7 +119,7 @@ fn flags(dir: &Path) {
 
 #[test]
 fn holes_are_found_where_nothing_was_written() {
-    if !can_run("holes_are_found_where_nothing_was_written", &["fsck.gfs2"]) {
+    if !can_run("holes_are_found_where_nothing_was_written", &["fsck.gfs2", "fallocate"]) {
         return;
     }
     let scratch = Scratch::new("holes");
@@ -143,6 +143,17 @@ fn holes_are_found_where_nothing_was_written() {
         let stuffed = File::create(dir.join("stuffed")).expect("create");
         stuffed.write_all_at(b"short", 0).expect("write");
         assert_eq!(nix::unistd::lseek(&stuffed, 0, SeekHole).map_err(|errno| errno.to_string()), Ok(5));
+        let blocks = |name: &str| fs::metadata(dir.join(name)).expect("stat").blocks();
+        must("fallocate", &["-l", "1M", "ahead"], dir);
+        assert!(blocks("ahead") >= 2048 && fs::read(dir.join("ahead")).expect("read") == vec![0; 1 << 20]);
+        must("fallocate", &["-n", "-l", "2M", "ahead"], dir);
+        assert!(blocks("ahead") >= 4096 && fs::metadata(dir.join("ahead")).expect("stat").len() == 1 << 20);
+        fs::write(dir.join("punched"), vec![5; 1 << 20]).expect("write");
+        must("fallocate", &["-p", "-o", "4095", "-l", "65538", "punched"], dir);
+        let mut expected = vec![5; 1 << 20];
+        expected[4095..4095 + 65_538].fill(0);
+        assert!(fs::read(dir.join("punched")).expect("read") == expected && blocks("punched") < 2048);
+        must_fail("fallocate", &["-c", "-o", "0", "-l", "4096", "punched"], dir);
     });
     mounted.unmount();
     expect_clean(&disk);

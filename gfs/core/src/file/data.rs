@@ -2,6 +2,7 @@
 //! and a few clean ones that the next small write is likely to need.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use block_core::{BlockDevice, ByteOffset, Durability};
@@ -51,10 +52,12 @@ impl DataCache {
         }
     }
 
-    /// Drops blocks from `from` on: they are no longer of the file.
-    pub fn truncate(&mut self, from: u64) {
-        let cut = self.pages.split_off(&from);
+    /// Drops the blocks in `range`: they are no longer of the file.
+    pub fn remove(&mut self, range: &Range<u64>) {
+        let mut cut = self.pages.split_off(&range.start);
+        let mut behind = cut.split_off(&range.end);
         self.dirty -= cut.values().filter(|page| page.is_dirty).count();
+        self.pages.append(&mut behind);
     }
 
     /// Number of dirty blocks.

@@ -1,6 +1,7 @@
 //! File contents: the pointer tree, reading, writing, truncation, and the data that waits in
 //! memory for its place on the disk.
 
+mod allocate;
 mod data;
 mod read;
 mod seek;

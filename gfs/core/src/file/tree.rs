@@ -4,6 +4,7 @@
 //! pointer at any level is a hole.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -264,7 +265,7 @@ impl<'a> TreeEdit<'a> {
     }
 }
 
-/// Blocks to free from the end of a tree, and the pointers that are cleared with them.
+/// Blocks to free from a tree, and the pointers that are cleared with them.
 #[derive(Default)]
 pub struct Cut {
     pub data: Vec<u64>,
@@ -273,14 +274,20 @@ pub struct Cut {
     pub changed: BTreeMap<u64, Vec<u8>>,
     /// New content of the dinode's pointers.
     pub root: Vec<u8>,
-    /// Whether everything from the wanted block on is in this cut.
+    /// Whether everything that is wanted is in this cut.
     pub is_complete: bool,
 }
 
 impl Fs {
-    /// Plans the removal of at most about `max` blocks of the tree from file block `from` to its
-    /// end, last first, so that what is left is always a tree.
-    pub(crate) async fn plan_cut(&self, glock: &Arc<Glock>, inode: &DinodeBlock, from: u64, max: usize) -> Result<Cut> {
+    /// Plans the removal of at most about `max` blocks of the tree from the file blocks `range`,
+    /// last first, so that what is left is always a tree.
+    pub(crate) async fn plan_cut(
+        &self,
+        glock: &Arc<Glock>,
+        inode: &DinodeBlock,
+        range: &Range<u64>,
+        max: usize,
+    ) -> Result<Cut> {
         let size = self.block_size();
         let height = inode.head().height.get();
         let mut cut = Cut { root: inode.payload().to_vec(), is_complete: true, ..Cut::default() };
@@ -290,17 +297,17 @@ impl Fs {
         while span_start > 0 {
             let index = span_start - 1;
             let span = top.spans[0];
-            if (index + 1).saturating_mul(span) <= from {
+            if (index + 1).saturating_mul(span) <= range.start {
                 break;
             }
             let child = pointer(&root, index);
-            if child != 0 {
+            if child != 0 && index.saturating_mul(span) < range.end {
                 if cut.data.len() + cut.indirect.len() >= max {
                     cut.is_complete = false;
                     break;
                 }
                 let is_gone = self
-                    .cut_below(glock, &mut cut, child, &top.spans[1..], index.saturating_mul(span), from, max)
+                    .cut_below(glock, &mut cut, child, &top.spans[1..], index.saturating_mul(span), range, max)
                     .await?;
                 if is_gone {
                     set_pointer(&mut root, index, 0);
@@ -322,7 +329,7 @@ impl Fs {
         block: u64,
         spans: &'a [u64],
         first: u64,
-        from: u64,
+        range: &'a Range<u64>,
         max: usize,
     ) -> base::BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
@@ -336,18 +343,18 @@ impl Fs {
             let mut has_changed = false;
             for index in (0..self.block_size().indirect_pointers()).rev() {
                 let start = first.saturating_add(index.saturating_mul(*span));
-                if start.saturating_add(*span) <= from {
+                if start.saturating_add(*span) <= range.start {
                     break;
                 }
                 let child = pointer(&bytes[skip..], index);
-                if child == 0 {
+                if child == 0 || start >= range.end {
                     continue;
                 }
                 if cut.data.len() + cut.indirect.len() >= max {
                     cut.is_complete = false;
                     break;
                 }
-                if self.cut_below(glock, cut, child, below, start, from, max).await? {
+                if self.cut_below(glock, cut, child, below, start, range, max).await? {
                     set_pointer(&mut bytes[skip..], index, 0);
                     has_changed = true;
                 } else if !cut.is_complete {

@@ -1,5 +1,6 @@
 //! Changing a file's size, and freeing what an inode owns.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -40,7 +41,7 @@ impl Fs {
             transaction.put(glock, dinode.address(), dinode.to_bytes());
             transaction.end();
         }
-        self.free_from(glock, dinode, size.div_ceil(self.block_size().bytes())).await
+        self.free_range(glock, dinode, size.div_ceil(self.block_size().bytes())..u64::MAX).await
     }
 
     /// Ends a truncation that a crash has cut short: what lies behind the end must not come back
@@ -50,7 +51,7 @@ impl Fs {
             return Ok(());
         }
         let from = dinode.head().size.get().div_ceil(self.block_size().bytes());
-        self.free_from(glock, dinode, from).await
+        self.free_range(glock, dinode, from..u64::MAX).await
     }
 
     async fn grow(&self, glock: &Arc<Glock>, dinode: &mut DinodeBlock, size: u64) -> Result<()> {
@@ -93,16 +94,21 @@ impl Fs {
         Ok(())
     }
 
-    /// Frees the file's blocks from block `from` on, in as many transactions as it takes.
-    pub(crate) async fn free_from(&self, glock: &Arc<Glock>, dinode: &mut DinodeBlock, from: u64) -> Result<()> {
+    /// Frees the file's blocks in `range`, in as many transactions as it takes.
+    pub(crate) async fn free_range(
+        &self,
+        glock: &Arc<Glock>,
+        dinode: &mut DinodeBlock,
+        range: Range<u64>,
+    ) -> Result<()> {
         if dinode.is_stuffed() {
             return Ok(());
         }
         let mut blocks_max = CUT_BLOCKS_MAX;
         loop {
-            let cut = self.plan_cut(glock, dinode, from, blocks_max).await?;
+            let cut = self.plan_cut(glock, dinode, &range, blocks_max).await?;
             let is_complete = cut.is_complete;
-            if !self.apply_cut(glock, dinode, cut, from).await? {
+            if !self.apply_cut(glock, dinode, cut, &range).await? {
                 // Spread over more groups than one transaction holds: take less at a time.
                 if blocks_max == 1 {
                     return Err(Error::NoSpace);
@@ -115,7 +121,13 @@ impl Fs {
     }
 
     /// False, with nothing changed, if the cut does not fit a transaction.
-    async fn apply_cut(&self, glock: &Arc<Glock>, dinode: &mut DinodeBlock, cut: Cut, from: u64) -> Result<bool> {
+    async fn apply_cut(
+        &self,
+        glock: &Arc<Glock>,
+        dinode: &mut DinodeBlock,
+        cut: Cut,
+        range: &Range<u64>,
+    ) -> Result<bool> {
         let mut groups = self.lock_groups_of(cut.data.iter().chain(&cut.indirect).copied()).await?;
         let log_blocks = groups.iter().map(|group| group.log_blocks()).sum::<u64>()
             + cut.changed.len() as u64
@@ -129,7 +141,7 @@ impl Fs {
             let group = groups.iter_mut().find(|edit| edit.group().contains(*block));
             group.expect("invariant: the groups of these blocks are locked").free(*block);
         }
-        self.forget_data(glock, from, &mut transaction);
+        self.forget_data(glock, range, &mut transaction);
         for block in &cut.indirect {
             transaction.revoke(glock, *block);
         }
@@ -158,8 +170,8 @@ impl Fs {
 
     /// Drops data that waits in memory for blocks that are being freed. Ordering the inode makes
     /// the commit wait for writes of it that are under way, before anybody gets its blocks.
-    pub(crate) fn forget_data(&self, glock: &Arc<Glock>, from: u64, transaction: &mut Transaction<'_>) {
-        glock.data.lock().expect("invariant: no panic under this lock").truncate(from);
+    pub(crate) fn forget_data(&self, glock: &Arc<Glock>, range: &Range<u64>, transaction: &mut Transaction<'_>) {
+        glock.data.lock().expect("invariant: no panic under this lock").remove(range);
         transaction.order_data(glock);
     }
 }

@@ -16,9 +16,9 @@ use crate::glock::{Glock, RequestClass};
 use crate::inode::DinodeBlock;
 
 /// Blocks that one transaction of a write covers.
-const CHUNK_BLOCKS: u64 = 256;
+pub(super) const CHUNK_BLOCKS: u64 = 256;
 /// Dirty blocks of one inode before a writer writes them back itself.
-const DIRTY_BLOCKS_MAX: usize = 2048;
+pub(super) const DIRTY_BLOCKS_MAX: usize = 2048;
 /// Largest file: what the kernel can address.
 pub(crate) const FILE_SIZE_MAX: u64 = i64::MAX as u64;
 
@@ -142,7 +142,12 @@ impl Fs {
     }
 
     /// A group with room for the write, or for a smaller one when space is scarce.
-    async fn group_for_write(&self, dinode: &DinodeBlock, first: u64, last: u64) -> Result<(GroupEdit, u64)> {
+    pub(super) async fn group_for_write(
+        &self,
+        dinode: &DinodeBlock,
+        first: u64,
+        last: u64,
+    ) -> Result<(GroupEdit, u64)> {
         let size = self.block_size();
         let goal = dinode.head().goal_data.get();
         let unstuff = u64::from(dinode.is_stuffed() && dinode.head().size.get() > 0);

@@ -129,7 +129,7 @@ impl Fs {
         if dinode.is_directory() {
             self.free_leaves(glock, dinode).await?;
         }
-        self.free_from(glock, dinode, 0).await?;
+        self.free_range(glock, dinode, 0..u64::MAX).await?;
         self.free_xattrs(glock, dinode).await?;
         let mut groups = self.lock_groups_of(std::iter::once(address)).await?;
         let log_blocks = groups.iter().map(|group| group.log_blocks()).sum::<u64>() + 8;
@@ -137,7 +137,7 @@ impl Fs {
         for group in &mut groups {
             group.free_dinode(address);
         }
-        self.forget_data(glock, 0, &mut transaction);
+        self.forget_data(glock, &(0..u64::MAX), &mut transaction);
         transaction.bury(glock, address);
         for group in groups {
             group.finish(&mut transaction);
