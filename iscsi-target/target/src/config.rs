@@ -12,6 +12,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use iscsi_target_proto::chap::ChapPolicy;
 
 use crate::access::{Access, AddressRange, check_initiator_name};
+use crate::guests::CONNECTIONS_MAX;
 pub use crate::lun_options::LunOptions;
 use crate::plan::{Plan, PlanError, TargetPlan, UnitPlan};
 use crate::targets_conf;
@@ -55,6 +56,9 @@ pub struct Options {
     /// Targets from a file in the format of tgt's targets.conf.
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
+    /// Connections at once: a quarter of them for one address at most, a quarter in login.
+    #[arg(long, value_name = "NUMBER", default_value_t = CONNECTIONS_MAX as u16, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
     /// Say what would be served, and end. No file of a LUN is looked at.
     #[arg(long)]
     check: bool,
@@ -67,6 +71,7 @@ pub struct Settings {
     pub listen: Vec<Vec<SocketAddr>>,
     pub state: PathBuf,
     pub plan: Plan,
+    pub connections_max: usize,
     pub is_check: bool,
 }
 
@@ -120,7 +125,8 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Settings, O
         None if with_config => PathBuf::from(STATE),
         None => return Err(usage("--state DIR is missing").into()),
     };
-    Ok(Settings { listen, state, plan, is_check: options.check })
+    let connections_max = usize::from(options.connections);
+    Ok(Settings { listen, state, plan, connections_max, is_check: options.check })
 }
 
 fn usage(what: impl Into<String>) -> PlanError {

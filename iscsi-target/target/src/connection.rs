@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{ErrorKind, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -132,7 +133,12 @@ impl Connection {
         };
         let waker = parker.waker();
         let mut context = Context::from_waker(&waker);
-        let reason = self.serve(&parker, &mut context);
+        // A fault in this program ends one connection; what the devices have of it is waited for all the same.
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve(&parker, &mut context)));
+        let reason = served.unwrap_or_else(|_| {
+            self.is_cut = true;
+            "a fault in this program".to_owned()
+        });
         info!(peer = %self.guest.peer, initiator = %self.who, "session ended: {reason}");
         self.say_farewell(&parker);
         let Self { stream, mut in_flight, membership, guest, .. } = self;

@@ -16,18 +16,30 @@ use tokio::sync::watch;
 
 use crate::access::neighbourhood;
 
-/// Connections at once, in login or logged in.
+/// Connections at once, in login or logged in, if the administrator wants no other number.
 pub const CONNECTIONS_MAX: usize = 512;
-/// Connections at once of one address.
-pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 128;
-/// Connections at once that have not finished their login.
-pub const LOGINS_MAX: usize = 128;
-/// Connections at once of one address that have not finished their login.
-pub const LOGINS_PER_ADDRESS_MAX: usize = 32;
+
+/// How many connections there may be at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub connections: usize,
+    pub connections_per_address: usize,
+    /// Of those that have not finished their login.
+    pub logins: usize,
+    pub logins_per_address: usize,
+}
+
+impl Limits {
+    /// One address gets a quarter of the connections, logins a quarter, and logins of one address a quarter of that.
+    fn of(connections: usize) -> Self {
+        let part = |divisor: usize| (connections / divisor).max(1);
+        Self { connections, connections_per_address: part(4), logins: part(4), logins_per_address: part(16) }
+    }
+}
 
 /// All connections.
-#[derive(Default)]
 pub struct Guests {
+    pub limits: Limits,
     table: Arc<Mutex<Table>>,
     /// Connections that were closed at once.
     refused: AtomicU64,
@@ -147,15 +159,19 @@ pub struct Leaving {
 }
 
 impl Guests {
+    pub fn new(connections_max: usize) -> Self {
+        Self { limits: Limits::of(connections_max), table: Arc::default(), refused: AtomicU64::new(0) }
+    }
+
     /// A place for a new connection, if there is one.
     pub fn enter(&self, peer: SocketAddr) -> Option<Guest> {
         let mut table = lock(&self.table);
         let address = neighbourhood(peer.ip());
         let (of_address, logins_of_address) = table.by_address.get(&address).copied().unwrap_or_default();
-        let is_full = table.by_number.len() >= CONNECTIONS_MAX
-            || of_address >= CONNECTIONS_PER_ADDRESS_MAX
-            || table.in_login >= LOGINS_MAX
-            || logins_of_address >= LOGINS_PER_ADDRESS_MAX;
+        let is_full = table.by_number.len() >= self.limits.connections
+            || of_address >= self.limits.connections_per_address
+            || table.in_login >= self.limits.logins
+            || logins_of_address >= self.limits.logins_per_address;
         if is_full {
             drop(table);
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -280,10 +296,10 @@ mod tests {
 
     #[test]
     fn a_flood_of_half_open_logins_from_one_address_leaves_room_for_others() {
-        let guests = Guests::default();
+        let guests = Guests::new(CONNECTIONS_MAX);
         let flood: Vec<_> = (0..1000).filter_map(|_| guests.enter(peer(1))).collect();
-        assert_eq!(flood.len(), LOGINS_PER_ADDRESS_MAX);
-        assert_eq!(guests.refused(), (1000 - LOGINS_PER_ADDRESS_MAX) as u64);
+        assert_eq!(flood.len(), guests.limits.logins_per_address);
+        assert_eq!(guests.refused(), (1000 - guests.limits.logins_per_address) as u64);
         let other = guests.enter(peer(2)).expect("another address has its own share");
         other.settle(SESSION);
         drop(flood);
@@ -293,7 +309,7 @@ mod tests {
 
     #[test]
     fn connections_are_limited_by_address_and_in_all() {
-        let guests = Guests::default();
+        let guests = Guests::new(CONNECTIONS_MAX);
         let mut inside = Vec::new();
         for last in 0..8 {
             for _ in 0..200 {
@@ -304,7 +320,7 @@ mod tests {
             }
         }
         assert_eq!(inside.len(), CONNECTIONS_MAX);
-        assert_eq!(inside.iter().filter(|guest| guest.peer == peer(0)).count(), CONNECTIONS_PER_ADDRESS_MAX);
+        assert_eq!(inside.iter().filter(|guest| guest.peer == peer(0)).count(), guests.limits.connections_per_address);
         inside.clear();
         assert!(lock(&guests.table).by_address.is_empty());
         assert_eq!(lock(&guests.table).in_login, 0);
@@ -312,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_for_a_guest_to_leave_waits_for_its_end() {
-        let guests = Guests::default();
+        let guests = Guests::new(CONNECTIONS_MAX);
         let guest = guests.enter(peer(1)).expect("there is room");
         guest.introduce("iqn.2026-11.test:a");
         let _other = guests.enter(peer(2)).expect("there is room");

@@ -66,7 +66,7 @@ fn fail(what: &str) -> ExitCode {
 }
 
 async fn run(settings: Settings) -> Result<(), String> {
-    let Settings { listen, state, plan, .. } = settings;
+    let Settings { listen, state, plan, connections_max, .. } = settings;
     let stop = stop_signals()?;
     for target in &plan.targets {
         for unit in &target.units {
@@ -75,7 +75,7 @@ async fn run(settings: Settings) -> Result<(), String> {
         }
     }
     let portals = Portals::bind(&listen).await?;
-    let state = StateDirectory::open(&state)?;
+    let mut state = StateDirectory::open(&state)?;
     let fences = Fences::open(state.path().join("fences.json"))?;
     let mut made = Made::default();
     let mut targets = Vec::new();
@@ -87,9 +87,11 @@ async fn run(settings: Settings) -> Result<(), String> {
         }
         targets.push(Target::new(target.name, target.access, units).with_authentication(target.authentication));
     }
-    let server = Arc::new(Server::new(targets, plan.discovery, fences, portals.addresses()));
+    let server =
+        Arc::new(Server::new(targets, plan.discovery, fences, portals.addresses()).with_connections(connections_max));
     let admin = tokio::spawn(AdminSocket::bind(state.path())?.serve(server.clone()));
     made.keep();
+    state.keep();
     println!("corral-target: listening on {portals}, {server}");
     portals.serve(server.clone(), stop).await;
     admin.abort();

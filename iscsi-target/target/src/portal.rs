@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::connection::Connection;
-use crate::guests::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX};
+use crate::guests::Guests;
 use crate::server::Server;
 
 /// Stack of a connection's thread, in bytes.
@@ -70,7 +70,7 @@ impl Portals {
                 () = &mut stop => break,
                 Some((stream, peer)) = incoming.recv() => {
                     let Some(guest) = server.guests.enter(peer) else {
-                        tell_refused(server.guests.refused(), peer);
+                        tell_refused(&server.guests, peer);
                         continue;
                     };
                     let stream = match stream.into_std() {
@@ -110,12 +110,14 @@ fn start(connection: Connection, ended: mpsc::Sender<()>) -> io::Result<()> {
 }
 
 /// In a flood not each is told.
-fn tell_refused(count: u64, peer: SocketAddr) {
+fn tell_refused(guests: &Guests, peer: SocketAddr) {
+    let count = guests.refused();
     if count.is_power_of_two() {
         warn!(
             %peer,
             count,
-            "closed at once: there are {CONNECTIONS_MAX} connections, {CONNECTIONS_PER_ADDRESS_MAX} of one address, or too many in login"
+            limits = ?guests.limits,
+            "closed at once: there are as many connections, of one address or in login, as there may be"
         );
     }
 }

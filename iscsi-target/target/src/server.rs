@@ -17,7 +17,7 @@ use iscsi_target_proto::target::{Authentication, LoginDecision, LoginIdentity, P
 
 use crate::clock::seconds_since_1970;
 use crate::fence::{Fences, Whom};
-use crate::guests::{Guest, Guests, Leaving, Session, Why};
+use crate::guests::{CONNECTIONS_MAX, Guest, Guests, Leaving, Session, Why};
 use crate::registry::{Membership, PORTAL_GROUP, Target};
 
 /// Everything that is served.
@@ -39,7 +39,12 @@ impl Server {
         portals: Vec<SocketAddr>,
     ) -> Self {
         let targets = targets.into_iter().map(|target| (target.name.clone(), Arc::new(target))).collect();
-        Self { targets, guests: Guests::default(), fences, discovery, portals }
+        Self { targets, guests: Guests::new(CONNECTIONS_MAX), fences, discovery, portals }
+    }
+
+    /// The same server with another number of connections at once, at most.
+    pub fn with_connections(self, connections_max: usize) -> Self {
+        Self { guests: Guests::new(connections_max), ..self }
     }
 
     pub fn target(&self, name: &str) -> Option<&Arc<Target>> {

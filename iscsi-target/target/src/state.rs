@@ -16,15 +16,20 @@ use crate::reservations::{sync_folder, write_whole};
 const FORMAT: &str = "corral-target-state 1";
 
 /// An open state directory; no other process can open it meanwhile.
+///
+/// One that was made by a start that then fails goes again, with all that is in it, unless [`StateDirectory::keep`] was
+/// called.
 pub struct StateDirectory {
     path: PathBuf,
     _lock: Flock<File>,
+    is_new: bool,
 }
 
 impl StateDirectory {
     /// Opens the directory, and makes it if it is not there.
     pub fn open(path: &Path) -> Result<Self, String> {
         let tell = |error: std::io::Error| format!("state directory {}: {error}", path.display());
+        let is_new = !path.exists();
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(tell)?;
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(tell)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
@@ -47,10 +52,24 @@ impl StateDirectory {
             }
             Err(error) => return Err(tell(error)),
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), _lock: lock, is_new })
+    }
+
+    /// The start has succeeded.
+    pub fn keep(&mut self) {
+        self.is_new = false;
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for StateDirectory {
+    fn drop(&mut self) {
+        if self.is_new {
+            // The error that led here is the one to report.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }

@@ -51,6 +51,7 @@ fn status(server: &Server) -> Value {
         "pid": std::process::id(),
         "portals": server.portals().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "connections": guests.len(),
+        "connections_max": server.guests.limits.connections,
         "logins_under_way": guests.iter().filter(|seen| seen.session.is_none()).count(),
         "connections_refused": server.guests.refused(),
         "fences": fences.collect::<Vec<_>>(),
