@@ -56,11 +56,17 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
-/// The name to use: `wanted`, else the machine's (open-iscsi's file), else the one kept in `state_dir`, which is made
-/// when there is none.
+/// Gives a process its name where no option does.
+const NAME_VARIABLE: &str = "CORRAL_INITIATOR_NAME";
+
+/// The name to use: `wanted`, else the environment's ([`NAME_VARIABLE`]), else the machine's (open-iscsi's file), else
+/// the one kept in `state_dir`, which is made when there is none.
 pub fn initiator_name(wanted: Option<&str>, state_dir: Option<&Path>) -> Result<String, NameError> {
     if let Some(name) = wanted {
         return checked(name, None);
+    }
+    if let Some(name) = std::env::var_os(NAME_VARIABLE) {
+        return checked(&name.to_string_lossy(), None);
     }
     match read_name(Path::new(SYSTEM_FILE)) {
         Err(NameError::Read { error, .. })

@@ -14,6 +14,8 @@ use iscsi_target_initiator::IscsiDevice;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use super::OwnArguments;
+
 /// How to measure.
 #[derive(Args, Debug)]
 pub struct BenchArguments {
@@ -35,6 +37,8 @@ pub struct BenchArguments {
     /// Needed for write and randwrite: overwrites the unit
     #[arg(long)]
     pub destroy_data: bool,
+    #[command(flatten)]
+    pub own: OwnArguments,
     /// As one JSON document
     #[arg(long)]
     pub json: bool,

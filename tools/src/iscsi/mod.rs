@@ -6,6 +6,7 @@ mod bench;
 mod show;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use block_core::{IscsiPortal, IscsiUrl};
@@ -22,6 +23,8 @@ pub enum IscsiCommand {
         /// iscsi://[user%secret@]host[:port]
         #[arg(value_name = "URL")]
         url: String,
+        #[command(flatten)]
+        own: OwnArguments,
         /// As one JSON document
         #[arg(long)]
         json: bool,
@@ -42,39 +45,59 @@ pub struct UnitArguments {
     /// iscsi://[user%secret@]host[:port]/target-iqn/lun; see docs/initiator.md for secrets outside of the URL
     #[arg(value_name = "URL")]
     pub url: String,
+    #[command(flatten)]
+    pub own: OwnArguments,
     /// As one JSON document
     #[arg(long)]
     pub json: bool,
 }
 
+/// Who asks.
+#[derive(clap::Args, Debug, Default)]
+pub struct OwnArguments {
+    /// This initiator's name, instead of the machine's
+    #[arg(long, value_name = "IQN")]
+    pub initiator_name: Option<String>,
+    /// The file with CHAP secrets, instead of /etc/corral/iscsi-secrets
+    #[arg(long, value_name = "FILE")]
+    pub secrets: Option<PathBuf>,
+}
+
+impl OwnArguments {
+    fn options(&self) -> Options {
+        let (initiator_name, secrets_file) = (self.initiator_name.clone(), self.secrets.clone());
+        Options { initiator_name, secrets_file, ..Options::default() }
+    }
+}
+
 /// Carries a command out; the error says what could not be reached or used.
 pub fn run(command: IscsiCommand) -> Result<(), String> {
     match command {
-        IscsiCommand::Discover { url, json } => {
+        IscsiCommand::Discover { url, own, json } => {
             let portal = IscsiPortal::parse(&url).map_err(|e| e.to_string())?;
-            let options = Options::default();
+            let options = own.options();
             let found = on_runtime(async { Initiator::discover(&portal, &options).await.map_err(|e| e.to_string()) })?;
             print(json, show::targets_json(&found), show::targets_text(&found));
             Ok(())
         }
-        IscsiCommand::Inquiry(UnitArguments { url, json }) => with_unit(&url, async |unit| {
+        IscsiCommand::Inquiry(UnitArguments { url, own, json }) => with_unit(&url, &own, async |unit| {
             let found = unit.describe().await.map_err(|e| e.to_string())?;
             print(json, show::unit_json(&found), show::unit_text(&found));
             Ok(())
         }),
-        IscsiCommand::Capacity(UnitArguments { url, json }) => with_unit(&url, async |unit| {
+        IscsiCommand::Capacity(UnitArguments { url, own, json }) => with_unit(&url, &own, async |unit| {
             let found = unit.describe().await.map_err(|e| e.to_string())?;
             print(json, show::capacity_json(&found), show::capacity_text(&found));
             Ok(())
         }),
-        IscsiCommand::Keys(UnitArguments { url, json }) => with_unit(&url, async |unit| {
+        IscsiCommand::Keys(UnitArguments { url, own, json }) => with_unit(&url, &own, async |unit| {
             let found = show::Keys::read(unit).await.map_err(|e| e.to_string())?;
             print(json, found.json(), found.text());
             Ok(())
         }),
         IscsiCommand::Bench(arguments) => {
             let plan = arguments.plan()?;
-            with_unit(&arguments.url, async |unit| {
+            with_unit(&arguments.url, &arguments.own, async |unit| {
                 let measured = bench::measure(unit.clone(), &plan).await?;
                 print(arguments.json, measured.json(), measured.text());
                 Ok(())
@@ -87,10 +110,14 @@ fn print(json: bool, document: serde_json::Value, text: String) {
     if json { output::print_json(&document) } else { output::print(&text) }
 }
 
-fn with_unit(url: &str, work: impl AsyncFnOnce(&Arc<IscsiDevice>) -> Result<(), String>) -> Result<(), String> {
+fn with_unit(
+    url: &str,
+    own: &OwnArguments,
+    work: impl AsyncFnOnce(&Arc<IscsiDevice>) -> Result<(), String>,
+) -> Result<(), String> {
     let url = IscsiUrl::parse(url).map_err(|e| e.to_string())?;
     on_runtime(async {
-        let device = Initiator::connect(&url, Options::default()).await.map_err(|e| e.to_string())?;
+        let device = Initiator::connect(&url, own.options()).await.map_err(|e| e.to_string())?;
         let result = work(&device).await;
         device.close().await;
         result
@@ -108,10 +135,13 @@ mod tests {
 
     #[test]
     fn a_bad_url_is_refused_before_anything_is_asked() {
-        let json = false;
+        let (json, own) = (false, OwnArguments::default);
         for url in ["http://example.org", "iscsi://h/iqn.2026-11.x:y"] {
-            assert!(run(IscsiCommand::Capacity(UnitArguments { url: url.to_owned(), json })).is_err(), "{url}");
+            assert!(
+                run(IscsiCommand::Capacity(UnitArguments { url: url.to_owned(), own: own(), json })).is_err(),
+                "{url}"
+            );
         }
-        assert!(run(IscsiCommand::Discover { url: "iscsi://".to_owned(), json }).is_err());
+        assert!(run(IscsiCommand::Discover { url: "iscsi://".to_owned(), own: own(), json }).is_err());
     }
 }

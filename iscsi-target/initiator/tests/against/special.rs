@@ -31,6 +31,38 @@ fn zeroes_are_written_over_what_is_cached_and_over_what_is_flushed() {
     }
 }
 
+/// As with data: what the target had not flushed is taken back by its death.
+#[test]
+fn zeroes_that_a_dying_target_forgets_are_written_again() {
+    for kind in KINDS {
+        let Some(mut server) = Server::start(kind) else { continue };
+        runtime().block_on(async {
+            let disk = connect(&server, options()).await;
+            for i in 0..32 {
+                disk.write(ByteOffset(i * 4096), vec![block(i)], Durability::Cached).await.expect("the write works");
+            }
+            disk.flush().await.expect("the flush works");
+            let flushed = server.disk();
+            disk.write_zeroes(ByteOffset(0), ByteLen(16 * 4096)).await.expect("zeroes are written");
+            disk.write(ByteOffset(4096), vec![block(99)], Durability::Cached).await.expect("the write works");
+            disk.write_zeroes(ByteOffset(2 * 4096), ByteLen(512)).await.expect("zeroes are written");
+            server.kill();
+            server.replace_disk(&flushed);
+            server.restart();
+            let read = disk.read(ByteOffset(0), ByteLen(32 * 4096)).await.expect("the read works");
+            for (i, found) in (0..32u64).zip(read.chunks(4096)) {
+                let expected = match i {
+                    1 => block(99),
+                    0..=15 => Bytes::from(vec![0; 4096]),
+                    _ => block(i),
+                };
+                assert!(found == expected, "{kind:?}: block {i} differs");
+            }
+            disk.close().await;
+        });
+    }
+}
+
 #[test]
 fn a_discard_reaches_a_thin_unit_and_is_refused_by_another() {
     for kind in KINDS {
