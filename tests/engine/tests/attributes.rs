@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use block_core::crash::CrashDevice;
+use block_core::{BlockDevice, ByteLen};
 use dlm_api::local::LocalLocks;
-use engine_tests::Volume;
+use engine_tests::{TokioHost, Volume};
 use gfs_core::{
-    AclKind, Caller, Entry, Error, Fs, InodeFlags, InodeRef, NewInode, RequestOrigin, SetAcl, SetAttributes, WriteAt,
-    XattrName, XattrWrite,
+    AclKind, Caller, Entry, Error, Fs, InodeFlags, InodeRef, MountOptions, NewInode, NoKernelCaches, Ports,
+    RequestOrigin, SetAcl, SetAttributes, WriteAt, XattrName, XattrWrite,
 };
 
 type Model = BTreeMap<String, Vec<u8>>;
@@ -231,4 +233,64 @@ async fn flags_forbid_what_they_say_and_a_write_takes_capabilities_away() {
     fs.unlink(root, b"file").await.expect("unlink");
     fs.unmount().await.expect("unmount");
     volume.assert_clean();
+}
+
+async fn mount_device(device: Arc<dyn BlockDevice>) -> Arc<Fs> {
+    let ports =
+        Ports { device, locks: Arc::new(LocalLocks::new()), host: TokioHost::new(), caches: Arc::new(NoKernelCaches) };
+    Fs::mount(ports, MountOptions::default()).await.expect("mount")
+}
+
+async fn read_model(fs: &Fs, file: InodeRef) -> Model {
+    let mut model = Model::new();
+    for name in fs.list_xattrs(file).await.expect("list") {
+        let value = fs.get_xattr(file, &name).await.expect("get");
+        model.insert(String::from_utf8(name.spelt()).expect("test names are text"), value);
+    }
+    model
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_power_cut_the_attributes_are_those_of_one_moment_since_the_last_sync() {
+    for seed in 1..7 {
+        let block_size = [4096, 1024, 512][seed as usize % 3];
+        let mut crash = CrashDevice::new(ByteLen(64 << 20));
+        let device: Arc<dyn BlockDevice> = crash.clone();
+        let mut options = mkfs::Options::new(mkfs::Protocol::Nolock, "", [7; 16]);
+        options.journal_mb = Some(8);
+        options.block_size = Some(block_size);
+        mkfs::format(&device, &options).await.expect("mkfs");
+        device.flush().await.expect("flush");
+        let mut dice = Dice(seed);
+        let fs = mount_device(crash.clone()).await;
+        let file = make(&fs, fs.root(), "file", NewInode::File { mode: 0o644 }, 0).await;
+        fs.unmount().await.expect("unmount");
+        let mut model = Model::new();
+        for round in 0..3 {
+            let fs = mount_device(crash.clone()).await;
+            let mut moments = vec![model.clone()];
+            for step in 0..50 + dice.below(100) {
+                change(&fs, file, &mut model, &mut dice, block_size as usize, 6).await;
+                moments.push(model.clone());
+                if dice.below(30) == 0 {
+                    fs.fsync(file, false).await.expect("fsync");
+                    moments = vec![model.clone()];
+                } else if step % 10 == 0 {
+                    // Committed, with no promise to anybody.
+                    tokio::task::yield_now().await;
+                }
+            }
+            let image = crash.power_cut(&mut || dice.below(1 << 30) as u64 * 0x9e37_79b9_7f4a_7c15);
+            drop(fs);
+            crash = CrashDevice::from_image(image);
+            let fs = mount_device(crash.clone()).await;
+            let found = read_model(&fs, file).await;
+            assert!(moments.contains(&found), "seed {seed} round {round}: {:?}", found.keys());
+            model = found;
+            fs.unmount().await.expect("unmount");
+            let path = std::env::temp_dir().join(format!("corral-xcut-{}-{seed}-{round}.img", std::process::id()));
+            std::fs::write(&path, crash.snapshot().to_bytes()).expect("write the image");
+            Volume { path }.assert_clean();
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! 2. `Log::begin`, for all the blocks that change.
 //! 3. `Store::write` puts them, and cannot fail.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gfs_format::dinode::flags;
@@ -109,7 +110,24 @@ impl Fs {
             }
             store.blocks.push(RecordBlock { at: Slot::At(number), records, has_changed: false });
         }
+        self.check_blocks(dinode, &store)?;
         Ok(store)
+    }
+
+    /// A change uses blocks again that it makes free: each must be one of a resource group, and the attributes' only
+    /// once.
+    fn check_blocks(&self, dinode: &DinodeBlock, store: &Store) -> Result<()> {
+        let mut seen = BTreeSet::from([dinode.address()]);
+        for block in store.numbers() {
+            if self.groups.position(block).is_none() || !seen.insert(block) {
+                return Err(Error::Corrupt {
+                    block: dinode.address(),
+                    expected: "extended attributes in blocks of resource groups, each used once".into(),
+                    found: format!("a pointer to block {block}"),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Locks the groups that a changed store needs.
@@ -121,14 +139,14 @@ impl Fs {
             return Ok(Allotment { new, groups: vec![group] });
         }
         let groups = self.lock_groups_of(store.spare.iter().copied()).await?;
-        for (number, block) in store.spare.iter().enumerate() {
+        for block in &store.spare {
             let group = groups.iter().find(|edit| edit.group().contains(*block));
             let state = group.expect("invariant: the groups of these blocks are locked").state(*block);
-            if state != BlockState::Used || store.spare[..number].contains(block) {
+            if state != BlockState::Used {
                 return Err(Error::Corrupt {
                     block: *block,
-                    expected: "a block in use, by one extended attribute".into(),
-                    found: format!("one that is {state:?}, or another's as well"),
+                    expected: "a block in use, by an extended attribute".into(),
+                    found: format!("one that is {state:?}"),
                 });
             }
         }

@@ -98,6 +98,16 @@ impl Store {
         self.find(name).is_some()
     }
 
+    /// The blocks that the inode has.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        let values = self.blocks.iter().flat_map(|block| &block.records).flat_map(|record| match &record.content {
+            Content::Inline(_) => &[][..],
+            Content::Blocks { at, .. } => &at[..],
+        });
+        let records = self.blocks.iter().map(|block| &block.at);
+        self.index.iter().chain(records).chain(values).copied().filter_map(number)
+    }
+
     fn find(&self, name: &XattrName) -> Option<(usize, usize)> {
         self.blocks.iter().enumerate().find_map(|(block, records)| {
             Some((block, records.records.iter().position(|record| record.is_named(name))?))
