@@ -33,6 +33,17 @@ pub enum Attention {
     Other,
 }
 
+impl Attention {
+    /// What sense data tell, whatever command they came with.
+    pub fn of(sense: &Sense) -> Self {
+        match sense.additional {
+            AdditionalSense::CAPACITY_DATA_HAS_CHANGED => Self::CapacityChanged,
+            AdditionalSense::RESERVATIONS_PREEMPTED | AdditionalSense::REGISTRATIONS_PREEMPTED => Self::Preempted,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// What the answer to a command that must not be done twice means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OnceVerdict {
@@ -97,15 +108,7 @@ pub fn judge(completion: &Completion, at: ByteOffset, len: ByteLen) -> Verdict {
 }
 
 fn judge_sense(sense: &Sense, completion: &Completion, at: ByteOffset, len: ByteLen) -> Verdict {
-    let again = |after| Verdict::Again {
-        after,
-        what: sense.to_string(),
-        attention: match sense.additional {
-            AdditionalSense::CAPACITY_DATA_HAS_CHANGED => Attention::CapacityChanged,
-            AdditionalSense::RESERVATIONS_PREEMPTED | AdditionalSense::REGISTRATIONS_PREEMPTED => Attention::Preempted,
-            _ => Attention::Other,
-        },
-    };
+    let again = |after| Verdict::Again { after, what: sense.to_string(), attention: Attention::of(sense) };
     match sense.key {
         SenseKey::NoSense | SenseKey::RecoveredError | SenseKey::Completed => Verdict::Done(completion.data.clone()),
         SenseKey::UnitAttention | SenseKey::AbortedCommand => again(Duration::ZERO),

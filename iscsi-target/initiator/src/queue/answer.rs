@@ -25,7 +25,7 @@ impl Core {
                 return self.finished.extend(answer.ok().map(|answer| Finished::Question(completer, answer)));
             }
             Waiter::Once { once, completer } => {
-                let answer = self.once_answered(&once, answer);
+                let answer = self.once_answered(&once, answer, now);
                 self.finished.push(Finished::Once(completer, answer));
             }
             Waiter::Caller { role, completer } => match self.judged(role, &command, answer, since, attempts, now) {
@@ -109,7 +109,7 @@ impl Core {
         }
     }
 
-    fn once_answered(&mut self, once: &Once, answer: Result<Completion, u8>) -> OnceAnswer {
+    fn once_answered(&mut self, once: &Once, answer: Result<Completion, u8>, now: Instant) -> OnceAnswer {
         let completion = match answer {
             Ok(completion) => completion,
             Err(reason) => {
@@ -117,6 +117,10 @@ impl Core {
                 return OnceAnswer::Refused(BlockError::Io { at, what: format!("rejected, reason {reason:#04x}") });
             }
         };
+        if let Some(sense) = &completion.sense {
+            // Before the caller may send it again.
+            self.attend(Attention::of(sense), now);
+        }
         if completion.is_good() {
             match once {
                 // It was a forced write.

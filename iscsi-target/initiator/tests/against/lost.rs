@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use block_core::{
-    BlockDevice, ByteLen, ByteOffset, Compared, Durability, IscsiUrl, Persistence, ReservationChange, ReservationKey,
-    ReservationOutcome,
+    BlockDevice, BlockError, ByteLen, ByteOffset, Compared, Durability, IscsiUrl, Persistence, ReservationChange,
+    ReservationKey, ReservationKind, ReservationOutcome,
 };
 use bytes::Bytes;
-use iscsi_target_initiator::{Initiator, IscsiDevice};
+use iscsi_target_initiator::{Initiator, IscsiDevice, Options};
 
 use crate::server::{Kind, Server};
 use crate::{block, options, runtime};
@@ -143,27 +143,38 @@ fn a_registration_whose_answer_is_lost_is_in_doubt_and_found_out_at_the_reconnec
 fn a_preemption_that_is_only_heard_of_by_a_unit_attention_ends_the_device() {
     let Some(server) = Server::start(Kind::Corral) else { return };
     runtime().block_on(async {
-        let key = |number: u64| ReservationKey::new(number).expect("not zero");
-        let connect = async |name: &str| {
-            let initiator_name = Some(format!("iqn.2026-11.org.corral:{name}"));
-            let options = iscsi_target_initiator::Options { initiator_name, ..options() };
-            Initiator::connect(&server.url(), options).await.expect("it connects")
-        };
-        let (victim, other) = (connect("victim").await, connect("other").await);
-        let persistence = Persistence::Volatile;
-        for (device, number) in [(&victim, 1), (&other, 2)] {
-            let register = ReservationChange::Register { own: None, new: Some(key(number)), persistence };
-            assert_eq!(device.change_reservation(register).await, Ok(ReservationOutcome::Done));
+        for number in 0..2u64 {
+            let key = |number: u64| ReservationKey::new(number).expect("not zero");
+            let connect = async |name: &str| {
+                let initiator_name = Some(format!("iqn.2026-11.org.corral:{name}{number}"));
+                let options = Options { initiator_name, ..options() };
+                Initiator::connect(&server.url(), options).await.expect("it connects")
+            };
+            let (victim, other) = (connect("victim").await, connect("other").await);
+            let persistence = Persistence::Volatile;
+            let (own, theirs) = (key(10 + number), key(20 + number));
+            for (device, new) in [(&victim, own), (&other, theirs)] {
+                let register = ReservationChange::Register { own: None, new: Some(new), persistence };
+                assert_eq!(device.change_reservation(register).await, Ok(ReservationOutcome::Done));
+            }
+            // No reservation: nothing but the key tells the victim that it is shut out.
+            let kind = ReservationKind::WriteExclusiveAll;
+            let preempt = ReservationChange::Preempt { own: theirs, victim: own, kind };
+            assert_eq!(other.change_reservation(preempt).await, Ok(ReservationOutcome::Done));
+            let sector = |value: u8| Bytes::from(vec![value; 512]);
+            if number == 0 {
+                let answer = victim.write(ByteOffset(0), vec![block(1)], Durability::Cached).await;
+                assert_eq!(answer, Err(BlockError::Fenced));
+            } else {
+                let answer = victim.compare_and_write(ByteOffset(0), sector(0), sector(1)).await;
+                assert!(matches!(answer, Err(BlockError::Fenced) | Ok(Compared::Unknown { .. })), "{answer:?}");
+                let answer = victim.compare_and_write(ByteOffset(0), sector(0), sector(1)).await;
+                assert_eq!(answer, Err(BlockError::Fenced));
+            }
+            let read = other.read(ByteOffset(0), ByteLen(4096)).await.expect("the read works");
+            assert!(read.iter().all(|byte| *byte == 0), "the fenced node's write landed");
+            victim.close().await;
+            other.close().await;
         }
-        // No reservation: nothing but the key tells the victim that it is shut out.
-        let kind = block_core::ReservationKind::WriteExclusiveAll;
-        let preempt = ReservationChange::Preempt { own: key(2), victim: key(1), kind };
-        assert_eq!(other.change_reservation(preempt).await, Ok(ReservationOutcome::Done));
-        let answer = victim.write(ByteOffset(0), vec![block(1)], Durability::Cached).await;
-        assert_eq!(answer, Err(block_core::BlockError::Fenced));
-        let read = other.read(ByteOffset(0), ByteLen(4096)).await.expect("the read works");
-        assert!(read.iter().all(|byte| *byte == 0), "the fenced node's write landed");
-        victim.close().await;
-        other.close().await;
     });
 }
