@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use block_core::ReservationKey;
 use iscsi_target_proto::initiator::CloseReason;
+use iscsi_target_proto::pdu::LoginStatus;
 
 use crate::name::NameError;
 use crate::secrets::SecretsError;
@@ -54,7 +55,15 @@ impl fmt::Display for ConnectError {
             Self::TimedOut { portal, limit } => {
                 write!(f, "{portal} did not answer within {} seconds", limit.as_secs_f64())
             }
-            Self::Session { target, reason } => write!(f, "{target}: {reason}"),
+            Self::Session { target, reason } => {
+                write!(f, "{target}: {reason}")?;
+                match reason {
+                    CloseReason::LoginRefused { status, .. } if *status == LoginStatus::AUTHENTICATION_FAILURE => {
+                        write!(f, "; it wants a CHAP user and secret, other ones, or none")
+                    }
+                    _ => Ok(()),
+                }
+            }
             Self::NoSuchLun { target, lun } => write!(f, "{target} has no logical unit {lun}"),
             Self::NotADisk { device_type } => {
                 write!(f, "the logical unit is not a disk (peripheral device type {device_type:#04x})")
