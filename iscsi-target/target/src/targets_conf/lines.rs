@@ -55,7 +55,12 @@ fn read_into(file: &Path, lines: &mut Vec<Line>, depth: usize, from: Option<&Pla
         Some(place) => PlanError::Unusable(format!("{place}: include {}: {what}", file.display())),
         None => PlanError::Unusable(format!("{}: {what}", file.display())),
     };
-    let length = fs::metadata(file).map_err(|error| tell(error.to_string()))?.len();
+    let found = fs::metadata(file).map_err(|error| tell(error.to_string()))?;
+    if !found.is_file() {
+        // Reading a device or a FIFO may never end.
+        return Err(tell("it is not a regular file".to_owned()));
+    }
+    let length = found.len();
     if length > LENGTH_MAX {
         return Err(tell(format!("{length} bytes are too many for a configuration")));
     }
