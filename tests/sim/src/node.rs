@@ -4,6 +4,7 @@
 //! A node has a kernel with caches in front of its mount, or none: then requests reach the mount
 //! as they come, with nothing that would order them.
 
+mod allocate;
 mod xattr;
 
 use std::sync::Arc;

@@ -25,6 +25,10 @@ pub enum ContentOperation {
     Write { offset: Option<u64>, len: u64, tag: Tag },
     /// The file was cut or extended.
     Truncate(u64),
+    /// A range was made a hole; the size stays.
+    Punch { offset: u64, len: u64 },
+    /// The file is at least so long.
+    Extend { to: u64 },
 }
 
 /// An operation with who did it, for reports.
@@ -144,6 +148,14 @@ impl Model for Content {
                 next.truncate(*size);
                 true
             }
+            ContentOperation::Punch { offset, len } => {
+                next.clear(*offset, offset + len);
+                true
+            }
+            ContentOperation::Extend { to } => {
+                next.size = next.size.max(*to);
+                true
+            }
         };
         is_right.then_some(next)
     }
@@ -151,7 +163,10 @@ impl Model for Content {
     fn is_pure(event: &ContentEvent) -> bool {
         match event.operation {
             ContentOperation::Read { .. } | ContentOperation::Page { .. } | ContentOperation::Size(_) => true,
-            ContentOperation::Write { .. } | ContentOperation::Truncate(_) => false,
+            ContentOperation::Write { .. }
+            | ContentOperation::Truncate(_)
+            | ContentOperation::Punch { .. }
+            | ContentOperation::Extend { .. } => false,
         }
     }
 
@@ -167,7 +182,11 @@ impl Model for Content {
                     None => format!("size {}", self.size),
                 }
             }
-            ContentOperation::Size(_) | ContentOperation::Write { .. } | ContentOperation::Truncate(_) => {
+            ContentOperation::Size(_)
+            | ContentOperation::Write { .. }
+            | ContentOperation::Truncate(_)
+            | ContentOperation::Punch { .. }
+            | ContentOperation::Extend { .. } => {
                 format!("size {}", self.size)
             }
         }
@@ -190,6 +209,8 @@ impl fmt::Display for ContentEvent {
             }
             ContentOperation::Write { offset: None, len, tag } => write!(f, "write #{tag} of {len} at the end"),
             ContentOperation::Truncate(size) => write!(f, "truncate to {size}"),
+            ContentOperation::Punch { offset, len } => write!(f, "a hole of {len} at {offset}"),
+            ContentOperation::Extend { to } => write!(f, "blocks allocated, and a size of at least {to}"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gfs_core::{Error, InodeRef, RenameMode, XattrWrite};
+use gfs_core::{Error, InodeRef, RenameMode, SizeChange, XattrWrite};
 
 use crate::checkers::content::pattern;
 use crate::checkers::tree::{Kind, Name};
@@ -57,6 +57,7 @@ fn run_on(
                 process: Process { node: node.clone(), task },
                 dice: Dice::new(seed, &format!("process {}.{task}", node.number)),
                 xattr_dice: Dice::new(seed, &format!("attributes {}.{task}", node.number)),
+                holes_dice: Dice::new(seed, &format!("holes {}.{task}", node.number)),
                 load: load.clone(),
             };
             sim.spawn(Who::Node(node.number), &format!("process {task}"), TaskKind::Client, worker.run());
@@ -140,6 +141,8 @@ struct Load {
     cached_percent: u64,
     /// Per cent of a process's activities that are about extended attributes.
     xattr_percent: u64,
+    /// Per cent of the uses of a file open for writing that are fallocate.
+    holes_percent: u64,
     writes: AtomicU32,
 }
 
@@ -162,6 +165,7 @@ impl Load {
             think_most: Duration::from_micros(*dice.pick(&[0, 200, 5000])),
             cached_percent: *dice.pick(&[0, 50, 90]),
             xattr_percent: *Dice::new(seed, "with xattrs").pick(&[0, 0, 0, 40]),
+            holes_percent: *Dice::new(seed, "with holes").pick(&[0, 0, 0, 40]),
             writes: AtomicU32::new(0),
         }
     }
@@ -199,6 +203,7 @@ struct Worker {
     process: Process,
     dice: Dice,
     xattr_dice: Dice,
+    holes_dice: Dice,
     load: Arc<Load>,
 }
 
@@ -323,7 +328,10 @@ impl Worker {
     }
 
     async fn use_open_file(&mut self, inode: InodeRef, access: Access) -> Result<(), Error> {
-        let process = self.process.clone();
+        let (process, holes) = (self.process.clone(), self.load.holes_percent);
+        if access == Access::Write && holes > 0 && self.holes_dice.percent(holes) {
+            return self.use_holes(inode).await;
+        }
         let path = if self.dice.percent(self.load.cached_percent) { ReadPath::Cached } else { ReadPath::Direct };
         match self.dice.below(if access == Access::Write { 100 } else { 64 }) {
             0..=39 => process.read(inode, self.offset(), self.length() * 3, path).await,
@@ -333,6 +341,17 @@ impl Worker {
             64..=78 => process.write(inode, Some(self.offset()), self.length(), self.load.new_tag()).await,
             79..=94 => process.write(inode, None, self.length(), self.load.new_tag()).await,
             _ => process.truncate(inode, self.offset()).await,
+        }
+    }
+
+    async fn use_holes(&mut self, inode: InodeRef) -> Result<(), Error> {
+        let dice = &mut self.holes_dice;
+        let offset = *dice.pick(&[0, 100, 4096, 8192, 20_000]) + dice.weighted(&[(1, 0), (1, 1)]) * dice.below(200);
+        let len = *dice.pick(&[50, 4096, 12_288]) + dice.weighted(&[(1, 0), (1, 1)]) * dice.below(200);
+        match dice.below(4) {
+            0 => self.process.allocate(inode, offset, len, SizeChange::Grow).await,
+            1 => self.process.allocate(inode, offset, len, SizeChange::Keep).await,
+            _ => self.process.punch_hole(inode, offset, len).await,
         }
     }
 
