@@ -178,3 +178,49 @@ fn a_preemption_that_is_only_heard_of_by_a_unit_attention_ends_the_device() {
         }
     });
 }
+
+/// Each worker owns a block and writes ever higher numbers to it, while connections are cut in the middle of answers.
+#[test]
+fn connections_cut_under_load_lose_no_acknowledged_write_and_bring_back_no_older_one() {
+    const WORKERS: u64 = 8;
+    const ROUNDS: u64 = 400;
+    const CUTS: u64 = 20;
+    for kind in [Kind::Tgt, Kind::Corral] {
+        let Some(server) = Server::start(kind) else { continue };
+        let way = Arc::new(Lossy::before(&server));
+        runtime().block_on(async {
+            let disk = way.connect(&server).await;
+            let workers: Vec<_> = (0..WORKERS)
+                .map(|worker| {
+                    let (disk, way) = (disk.clone(), way.clone());
+                    tokio::spawn(async move {
+                        let at = ByteOffset(worker * 4096);
+                        for round in 1..=ROUNDS {
+                            let salt = worker << 32 | round;
+                            if worker == 0 && round % (ROUNDS / CUTS) == 0 {
+                                way.lose_next();
+                            }
+                            disk.write(at, vec![block(salt)], Durability::Cached).await.expect("it comes through");
+                            let read = disk.read(at, ByteLen(4096)).await.expect("it comes through");
+                            assert!(read == block(salt), "worker {worker} reads something older in round {round}");
+                        }
+                    })
+                })
+                .collect();
+            for worker in workers {
+                worker.await.expect("the worker ends well");
+            }
+            disk.flush().await.expect("the flush works");
+            assert_eq!(disk.status().reconnects, CUTS, "{kind:?}");
+            disk.close().await;
+        });
+        let raw = server.disk();
+        for worker in 0..WORKERS {
+            let at = worker as usize * 4096;
+            assert!(
+                raw[at..at + 4096] == block(worker << 32 | ROUNDS),
+                "{kind:?}: worker {worker}'s last write is gone"
+            );
+        }
+    }
+}
