@@ -35,6 +35,8 @@ use crate::system;
 const SLICES_MAX: usize = 64;
 /// Reads are begun while their data, and what waits to be written, is below this many bytes.
 const READ_MEMORY_MAX: u64 = 32 * 1024 * 1024;
+/// Turns of work, one read of the socket each, before a busy connection looks whether others want something.
+const TURNS_MAX: usize = 32;
 /// How long a closed session's last answers may take to be written.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -64,6 +66,8 @@ pub struct Connection {
     is_readable: bool,
     /// The socket took less than there was.
     is_full: bool,
+    /// There is something to do already.
+    is_busy: bool,
     /// Nothing more is sent.
     is_cut: bool,
     who: String,
@@ -119,6 +123,7 @@ impl Connection {
             clock,
             is_readable: true,
             is_full: false,
+            is_busy: false,
             is_cut: false,
             who: String::from("?"),
         }
@@ -169,7 +174,8 @@ impl Connection {
                 return reason;
             }
             let read = self.session.wants_input();
-            match parker.sleep(&self.stream, read, self.is_full, self.until_deadline()) {
+            let at_most = if self.is_busy { Duration::ZERO } else { self.until_deadline() };
+            match parker.sleep(&self.stream, read, self.is_full, at_most) {
                 Ok(woken) => {
                     self.is_readable |= woken.is_readable;
                     self.is_full &= !woken.is_writable;
@@ -219,9 +225,11 @@ impl Connection {
         self.server.settle(&self.guest, self.membership.as_ref())
     }
 
-    /// Works until there is nothing to do; gives the reason once the session is over.
+    /// Works until there is nothing to do, or it is time to look whether others want something; gives the reason once
+    /// the session is over.
     fn round(&mut self, context: &mut Context<'_>) -> Option<String> {
-        loop {
+        self.is_busy = true;
+        for _ in 0..TURNS_MAX {
             let mut is_idle = true;
             while let Poll::Ready((task, memory, result)) = self.in_flight.poll_finished(context) {
                 self.read_memory -= memory;
@@ -239,17 +247,20 @@ impl Connection {
             if let Some(reason) = self.follow_outputs() {
                 return Some(reason.to_string());
             }
-            if self.establishing.is_some()
-                && let Some(reason) = self.answer_calls(context)
-            {
-                return Some(reason);
+            if self.establishing.is_some() {
+                if let Some(reason) = self.answer_calls(context) {
+                    return Some(reason);
+                }
+                is_idle &= self.establishing.is_some();
             }
             is_idle &= !self.send();
             self.begin_reads();
             if is_idle {
-                return None;
+                self.is_busy = false;
+                break;
             }
         }
+        None
     }
 
     fn handle(&mut self, input: Input) {

@@ -61,7 +61,8 @@ impl Parker {
         let mut files =
             [PollFd::new(self.shared.event.as_fd(), PollFlags::POLLIN), PollFd::new(stream.as_fd(), wanted)];
         // Rounded up, so that the time has come when the sleep ends for it.
-        let timeout = PollTimeout::try_from(at_most.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        let milliseconds = at_most.as_micros().div_ceil(1000);
+        let timeout = PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX);
         // A failed stream is told as ready: reading or writing says why.
         let count = if read || write { 2 } else { 1 };
         let slept = poll(&mut files[..count], timeout);
