@@ -150,7 +150,7 @@ fn ask(state: Option<&Path>, request: &Value) -> Result<Value, Trouble> {
             waited += 1;
             let time = human(Duration::from_secs(waited));
             eprintln!(
-                "corral target: waiting since {time} for {} requests that the disks still have",
+                "corral target: cut; waiting since {time} for the disks to end its requests ({} are known)",
                 waiting["under_way"]
             );
         } else if let Some(failed) = answer.get("failed") {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -61,6 +61,8 @@ struct Entry {
     initiator: Option<String>,
     session: Option<Session>,
     leave: Arc<Leave>,
+    /// To cut it even while it waits for a device.
+    stream: Option<TcpStream>,
     /// Closed when the guest is gone.
     gone: watch::Receiver<()>,
 }
@@ -183,7 +185,8 @@ impl Guests {
         table.in_login += 1;
         let leave = Arc::new(Leave::default());
         let (sender, gone) = watch::channel(());
-        let entry = Entry { peer, is_in_login: true, initiator: None, session: None, leave: leave.clone(), gone };
+        let entry =
+            Entry { peer, is_in_login: true, initiator: None, session: None, leave: leave.clone(), stream: None, gone };
         table.by_number.insert(number, entry);
         Some(Guest { table: self.table.clone(), number, peer, leave, _gone: sender })
     }
@@ -212,6 +215,10 @@ impl Guests {
         for entry in table.by_number.values() {
             if is_meant(entry.initiator.as_deref(), entry.peer.ip()) {
                 entry.leave.tell(why);
+                if let (Why::Fenced, Some(stream)) = (why, &entry.stream) {
+                    // It may have ended by itself.
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
                 leaving.gone.push(entry.gone.clone());
                 leaving.leaves.push(entry.leave.clone());
                 leaving.sessions += usize::from(entry.session.as_ref().is_some_and(|session| session.target.is_some()));
@@ -237,6 +244,13 @@ impl Leaving {
 }
 
 impl Guest {
+    /// Takes a second handle of its stream, by which it can be cut whatever its thread does.
+    pub fn hold(&self, stream: TcpStream) {
+        if let Some(entry) = lock(&self.table).by_number.get_mut(&self.number) {
+            entry.stream = Some(stream);
+        }
+    }
+
     /// Notes who it says it is. Before the fences are asked about it: then a fence either finds it here or is found.
     pub fn introduce(&self, initiator: &str) {
         if let Some(entry) = lock(&self.table).by_number.get_mut(&self.number) {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::error::ErrorKind;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use corral_target::admin::AdminSocket;
@@ -21,8 +22,15 @@ use corral_target::server::Server;
 use corral_target::state::StateDirectory;
 use corral_target::unit::LogicalUnit;
 
+/// Open files that the program wants to be allowed: three for each connection, and those of the units.
+const FILES_WANTED: u64 = 8192;
+
 fn main() -> ExitCode {
     corral_target::system::keep_freed_memory();
+    // Where fewer are allowed, connections beyond them are closed at once.
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.max(FILES_WANTED.min(hard)), hard);
+    }
     let settings = match config::read(std::env::args_os()) {
         Ok(settings) => settings,
         Err(OptionsError::Clap(error)) => {

@@ -73,8 +73,11 @@ impl Portals {
                         tell_refused(&server.guests, peer);
                         continue;
                     };
-                    let stream = match stream.into_std() {
-                        Ok(stream) => stream,
+                    let stream = match stream.into_std().and_then(|stream| Ok((stream.try_clone()?, stream))) {
+                        Ok((copy, stream)) => {
+                            guest.hold(copy);
+                            stream
+                        }
                         Err(error) => {
                             warn!(%peer, %error, "closed at once");
                             continue;

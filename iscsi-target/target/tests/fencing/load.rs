@@ -3,8 +3,9 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -73,6 +74,43 @@ impl BlockDevice for SlowDevice {
 
     fn flush(&self) -> IoFuture<()> {
         self.later(|memory| memory.flush())
+    }
+}
+
+/// A device that holds the caller's thread in a write until it is released, as a file on a frozen filesystem does.
+pub struct StuckDevice {
+    memory: Arc<MemoryDevice>,
+    entered: Sender<()>,
+    released: Mutex<Receiver<()>>,
+}
+
+impl StuckDevice {
+    /// The device; what tells of each write that came; what releases all when it is dropped.
+    pub fn new(memory: Arc<MemoryDevice>) -> (Arc<Self>, Receiver<()>, Sender<()>) {
+        let ((entered, tell), (release, released)) = (channel(), channel());
+        (Arc::new(Self { memory, entered, released: Mutex::new(released) }), tell, release)
+    }
+}
+
+impl BlockDevice for StuckDevice {
+    fn geometry(&self) -> Geometry {
+        self.memory.geometry()
+    }
+
+    fn read(&self, at: ByteOffset, len: ByteLen) -> IoFuture<Bytes> {
+        self.memory.read(at, len)
+    }
+
+    fn write(&self, at: ByteOffset, data: Vec<Bytes>, durability: Durability) -> IoFuture<()> {
+        // Nobody listens any more once the test has seen one.
+        let _ = self.entered.send(());
+        // An error is what is waited for: the sender is gone.
+        let _ = self.released.lock().expect("nobody panics with it").recv();
+        self.memory.write(at, data, durability)
+    }
+
+    fn flush(&self) -> IoFuture<()> {
+        self.memory.flush()
     }
 }
 

@@ -24,7 +24,7 @@ use iscsi_target_proto::pdu::LoginStatus;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use load::{Numbers, SlowDevice, Writer};
+use load::{Numbers, SlowDevice, StuckDevice, Writer};
 use running::Directory;
 
 const TARGET: &str = "iqn.2026-11.org.corral:fencing";
@@ -159,6 +159,24 @@ fn a_fence_waits_for_the_device_and_cuts_the_connection_at_once() {
     }
     served.runtime.block_on(leaving.wait());
     assert!(held.held().is_empty(), "something reached the device after the cut");
+}
+
+#[test]
+fn a_fence_cuts_a_connection_whose_thread_waits_for_the_device() {
+    let memory = MemoryDevice::new(ByteLen(BLOCKS * 512));
+    let (stuck, entered, release) = StuckDevice::new(memory.clone());
+    let served = Served::start(|_| stuck);
+    let writer = served.writer(VICTIM, 1, 1);
+    entered.recv().expect("a write comes");
+    let (_, mut leaving) = served.server.fence(&victim()).expect("the fence is kept");
+    assert!(matches!(writer.join(), CloseReason::StreamEnded { .. }));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(std::pin::pin!(leaving.wait()).as_mut().poll(&mut context).is_pending());
+    drop(release);
+    served.runtime.block_on(leaving.wait());
+    let content = victims_blocks(&memory);
+    assert!(is_refused(&served.writer(VICTIM, 1, 2).join()));
+    assert!(victims_blocks(&memory) == content);
 }
 
 #[test]
