@@ -1,9 +1,10 @@
 //! What reads a damaged image: the check, the journal tool and the engine. Each has to end, with an answer or with an
 //! error that says where.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use base::{BoxFuture, Host, Instant, WallTime};
@@ -57,27 +58,44 @@ pub fn check(image: &Image) -> Result<Report, CheckError> {
     })
 }
 
-/// A machine with no time, whose tasks run when the main one waits.
+/// A machine alone, whose tasks run when the main one waits, and whose time moves when all of them do.
 struct IdleHost {
     tasks: Mutex<Vec<BoxFuture<'static, ()>>>,
+    time: Arc<Mutex<Time>>,
     random: AtomicU64,
+}
+
+#[derive(Default)]
+struct Time {
+    now: u64,
+    /// When somebody wants to be woken; may hold what nobody waits for any more.
+    deadlines: BTreeSet<u64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("invariant: no panic under this lock")
 }
 
 impl Host for IdleHost {
     fn now(&self) -> Instant {
-        Instant::from_nanos(1)
+        Instant::from_nanos(lock(&self.time).now)
     }
 
     fn wall_time(&self) -> WallTime {
         WallTime { seconds: 1_700_000_000, nanos: 0 }
     }
 
-    fn sleep_until(&self, _deadline: Instant) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::pending())
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let (deadline, time) = (deadline.as_nanos(), self.time.clone());
+        lock(&time).deadlines.insert(deadline);
+        Box::pin(std::future::poll_fn(move |_| match lock(&time).now >= deadline {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }))
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.tasks.lock().expect("invariant: no panic under this lock").push(task);
+        lock(&self.tasks).push(task);
     }
 
     fn random(&self) -> u64 {
@@ -85,22 +103,34 @@ impl Host for IdleHost {
     }
 }
 
-/// Rounds without progress after which the engine counts as hung.
-const ROUNDS_MAX: u32 = 100_000;
+/// Seconds of the engine's time after which it counts as hung.
+const TIME_MAX: u64 = 600 * 1_000_000_000;
+/// Rounds at one moment after which it does.
+const ROUNDS_MAX: u32 = 10_000;
 
 /// Runs `future` beside the host's tasks.
 fn run_with<F: Future>(host: &IdleHost, future: F) -> F::Output {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     let mut running: Vec<BoxFuture<'static, ()>> = Vec::new();
-    for _ in 0..ROUNDS_MAX {
+    let mut rounds = 0;
+    loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return output;
         }
-        running.append(&mut host.tasks.lock().expect("invariant: no panic under this lock"));
+        running.append(&mut lock(&host.tasks));
         running.retain_mut(|task| task.as_mut().poll(&mut context).is_pending());
+        rounds += 1;
+        // Nothing wakes anybody here, so everybody gets some rounds before time moves.
+        if rounds % 4 == 0 {
+            let mut time = lock(&host.time);
+            if let Some(next) = time.deadlines.pop_first() {
+                rounds = if next > time.now { 0 } else { rounds };
+                time.now = time.now.max(next);
+            }
+            assert!(time.now < TIME_MAX && rounds < ROUNDS_MAX, "the engine waits for ever");
+        }
     }
-    panic!("the engine waits for ever");
 }
 
 /// What the engine said.
@@ -112,7 +142,7 @@ pub struct Read {
 
 /// Mounts the image, which replays its journals, and reads what there is.
 pub fn engine(image: &Image) -> Read {
-    let host = Arc::new(IdleHost { tasks: Mutex::new(Vec::new()), random: AtomicU64::new(1) });
+    let host = Arc::new(IdleHost { tasks: Mutex::default(), time: Arc::default(), random: AtomicU64::new(1) });
     let ports = Ports {
         device: MemoryDevice::from_image(image.clone()),
         locks: Arc::new(LocalLocks::new()),
