@@ -149,10 +149,9 @@ fn ask(state: Option<&Path>, request: &Value) -> Result<Value, Trouble> {
         if let Some(waiting) = answer.get("waiting") {
             waited += 1;
             let time = human(Duration::from_secs(waited));
-            eprintln!(
-                "corral target: cut; waiting since {time} for the disks to end its requests ({} are known)",
-                waiting["under_way"]
-            );
+            let known = waiting["under_way"].as_u64().filter(|count| *count > 0);
+            let known = known.map(|count| format!(" ({count} are known)")).unwrap_or_default();
+            eprintln!("corral target: cut; waiting since {time} for the disks to end its requests{known}");
         } else if let Some(failed) = answer.get("failed") {
             return Err(Trouble::Failed(what(failed)));
         } else if let Some(refused) = answer.get("refused") {
@@ -242,6 +241,7 @@ fn sessions(answer: &Value) -> String {
     let mut table = Table::new(&["INITIATOR", "ADDRESS", "KIND", "TARGET", "ISID", "SINCE"]);
     for session in list(&answer["sessions"]) {
         let kind = match session["ending_with_requests"].as_u64() {
+            Some(0) => format!("{}, ending", word(&session["kind"])),
             Some(count) => format!("{}, ending ({count} requests)", word(&session["kind"])),
             None => word(&session["kind"]),
         };

@@ -179,8 +179,8 @@ impl Fencing {
         match end.is_some_and(|end| end <= Instant::now()) {
             true => Answer::Failed {
                 what: format!(
-                    "{} is shut out and cut, but requests of it are still with the devices and may land \
-                     ({under_way} are known); ask again to wait on",
+                    "{} is shut out and cut, but requests of it are still with the devices and may land; \
+                     ask again to wait on",
                     self.whom
                 ),
             },
