@@ -4,6 +4,8 @@ use block_core::dev::DevName;
 use dlm_core::codec;
 use gfs_format::{LogHeader, MetaType, Superblock, directory, eattr};
 use gfs_fuse::request::Request;
+use iscsi_target_proto::negotiate::{Negotiated, Willing};
+use iscsi_target_proto::text::Parameters;
 
 /// One decoder.
 pub struct Target {
@@ -14,13 +16,14 @@ pub struct Target {
 }
 
 /// Every decoder.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "gfs_superblock", seed: superblock, run: |bytes| _ = Superblock::decode(bytes) },
     Target { name: "gfs_log_header", seed: log_header, run: |bytes| _ = LogHeader::decode(bytes, 7) },
     Target { name: "gfs_directory", seed: directory_area, run: |bytes| _ = directory::records(bytes).count() },
     Target { name: "gfs_attributes", seed: attribute_area, run: attributes },
     Target { name: "fuse_request", seed: fuse_request, run: |bytes| _ = Request::parse(bytes) },
     Target { name: "dlm_frame", seed: dlm_frame, run: frame },
+    Target { name: "iscsi_login_text", seed: login_text, run: negotiate },
     Target {
         name: "device_name",
         seed: || b"iscsi://user%secret@[::1]:3260/iqn.2026-11.org.corral:x/0".to_vec(),
@@ -107,6 +110,41 @@ fn frame(bytes: &[u8]) {
     }
 }
 
+fn login_text() -> Vec<u8> {
+    let keys = [
+        "InitiatorName=iqn.2026-11.test:a",
+        "HeaderDigest=CRC32C,None",
+        "DataDigest=None",
+        "InitialR2T=No",
+        "ImmediateData=Yes",
+        "MaxRecvDataSegmentLength=262144",
+        "MaxBurstLength=16776192",
+        "FirstBurstLength=65536",
+        "MaxOutstandingR2T=8",
+        "DefaultTime2Wait=2",
+        "ErrorRecoveryLevel=0",
+        "X-com.example.key=0x41",
+    ];
+    keys.iter().flat_map(|key| [key.as_bytes(), b"\0"].concat()).collect()
+}
+
+/// As both sides take it, key by key; whatever was asked for, the limits stay those of RFC 7143 §13.
+fn negotiate(bytes: &[u8]) {
+    let Ok(parameters) = Parameters::parse(bytes) else { return };
+    let willing = Willing::default();
+    for is_target in [true, false] {
+        let mut negotiated = Negotiated::default();
+        for (key, value) in parameters.iter() {
+            let _ = match is_target {
+                true => negotiated.answer(&willing, key, value).map(drop),
+                false => negotiated.accept(&willing, key, value),
+            };
+        }
+        let lengths = [negotiated.peer_max_data_segment, negotiated.max_burst_length, negotiated.first_burst_length];
+        assert!(lengths.iter().all(|length| (512..1 << 24).contains(length)), "{negotiated:?}");
+    }
+}
+
 fn device(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = DevName::parse(text, |_| false);
@@ -123,6 +161,7 @@ mod tests {
         assert_eq!(directory::records(&directory_area()).filter(Result::is_ok).count(), 3);
         assert_eq!(eattr::records(&attribute_area()).filter(Result::is_ok).count(), 1);
         assert!(Request::parse(&fuse_request()).is_ok());
+        assert_eq!(Parameters::parse(&login_text()).map(|keys| keys.iter().count()).ok(), Some(12));
         assert!(DevName::parse("iscsi://h/iqn.2026-11.org.corral:x/0", |_| false).is_ok());
     }
 }
