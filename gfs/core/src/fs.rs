@@ -1,8 +1,9 @@
 //! The mounted filesystem: what its operations share. Each operation lives with its subject
 //! (`inode/`, `dir/`, `file/`); mounting and unmounting in `mount/`.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use base::{BoxFuture, Host, Instant, WallTime};
 use block_core::{BlockDevice, BlockError, ByteLen, ByteOffset};
@@ -51,6 +52,8 @@ pub struct Fs {
     pub(crate) chores: tokio::sync::Mutex<()>,
     /// Access control lists are shown, inherited and changed.
     pub(crate) has_acls: bool,
+    /// Files that were made without a name here, and have none yet.
+    pub(crate) unnamed: Mutex<BTreeSet<InodeRef>>,
     pub(crate) is_withdrawn: AtomicBool,
     /// The first error that withdrew the mount.
     pub(crate) withdrawn_by: OnceLock<Error>,
@@ -106,6 +109,10 @@ impl Fs {
     /// One line per glock, for status.
     pub fn describe_glocks(&self) -> Vec<String> {
         self.glocks.all().iter().map(|glock| glock.describe()).collect()
+    }
+
+    pub(crate) fn unnamed(&self) -> MutexGuard<'_, BTreeSet<InodeRef>> {
+        self.unnamed.lock().expect("invariant: no panic under this lock")
     }
 
     pub(crate) fn inode_glock(&self, number: u64) -> Arc<Glock> {

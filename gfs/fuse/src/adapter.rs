@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gfs_core::{
-    Caller, Entry, Error, Fs, InodeNumber, InodeRef, Lookup, NewInode, RequestOrigin, SetAttributes, SizeChange,
-    WriteAt,
+    Caller, Entry, Error, Fs, InodeNumber, InodeRef, Lifetime, Lookup, NewInode, RequestOrigin, SetAttributes,
+    SizeChange, WriteAt,
 };
 
 use crate::answer::Answer;
@@ -148,6 +148,9 @@ impl Handler for Adapter {
             Operation::OpenDirectory => run!(async { Ok(Answer::Opened(wire::OpenOut::default())) }),
             Operation::ReadDirectory { offset, len, .. } => run!(fs.read_directory(node, offset, len)),
             Operation::Release { is_directory: true, .. } => drop(reply.empty()),
+            Operation::CreateUnnamed { flags, mode, umask } => {
+                run!(fs.create_unnamed(by(umask), node, flags, mode));
+            }
             Operation::GetXattr { name, len_max } => run!(fs.get_xattr(node, name.to_vec(), len_max)),
             Operation::ListXattrs { len_max } => run!(fs.list_xattrs(node, len_max)),
             Operation::SetXattr { name, value, flags, kills_sgid } => {
@@ -343,6 +346,15 @@ impl Parts {
         let inode = InodeRef { number, generation: entry.attributes.generation };
         let open = self.open_inode(inode, number.0, flags).await?;
         Ok(Answer::Created(Box::new(wire::CreateOut { entry: self.entry(&entry), open })))
+    }
+
+    async fn create_unnamed(self: Arc<Self>, caller: Caller, dir: u64, flags: u32, mode: u32) -> Result<Answer> {
+        let attributes = self.fs.create_unnamed(caller, self.inode(dir)?, mode & 0o7777).await?;
+        let inode = InodeRef { number: attributes.inode, generation: attributes.generation };
+        let open = self.open_inode(inode, inode.number.0, flags).await;
+        self.fs.release(inode, false).await;
+        let entry = Entry { attributes, name_lifetime: Lifetime::None, attributes_lifetime: Lifetime::None };
+        Ok(Answer::Created(Box::new(wire::CreateOut { entry: self.entry(&entry), open: open? })))
     }
 
     async fn read(self: Arc<Self>, handle: u64, offset: u64, len: u32, is_direct: bool) -> Result<Answer> {

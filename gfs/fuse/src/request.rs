@@ -135,6 +135,12 @@ pub enum Operation<'a> {
     RemoveXattr {
         name: &'a [u8],
     },
+    /// A file without a name, open at once.
+    CreateUnnamed {
+        flags: u32,
+        mode: u32,
+        umask: u32,
+    },
     Ioctl {
         /// Of `wire::ioctl`.
         command: u32,
@@ -322,6 +328,10 @@ fn operation<'a>(code: u32, body: &mut Body<'a>) -> Option<Operation<'a>> {
         opcode::LISTXATTR => Operation::ListXattrs { len_max: body.take::<wire::GetxattrIn>()?.size },
         opcode::SETXATTR => set_xattr(body)?,
         opcode::REMOVEXATTR => Operation::RemoveXattr { name: body.name()? },
+        opcode::TMPFILE => {
+            let asked: wire::CreateIn = body.take()?;
+            Operation::CreateUnnamed { flags: asked.flags, mode: asked.mode, umask: asked.umask }
+        }
         opcode::IOCTL => {
             let asked: wire::IoctlIn = body.take()?;
             let input = body.0.get(..asked.in_size as usize)?;

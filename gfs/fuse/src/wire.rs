@@ -166,6 +166,7 @@ pub mod opcode {
     pub const FALLOCATE: u32 = 43;
     pub const RENAME2: u32 = 45;
     pub const LSEEK: u32 = 46;
+    pub const TMPFILE: u32 = 51;
 }
 
 /// Notifications, by number (sent in `OutHeader::error`).

@@ -5,6 +5,7 @@ use gfs_format::{InodeNumberPair, MetaType};
 
 use super::attr::{check_name, lifetime};
 use super::block::{DinodeBlock, kind};
+use crate::alloc::GroupEdit;
 use crate::api::{Caller, Entry, InodeRef, Lifetime, NewInode};
 use crate::dir;
 use crate::error::{Error, Result};
@@ -76,15 +77,7 @@ impl Fs {
         parent: &DinodeBlock,
         name: &[u8],
     ) -> Result<()> {
-        if !parent.is_directory() {
-            return Err(Error::NotDirectory);
-        }
-        if parent.head().link_count.get() == 0 {
-            return Err(Error::NotFound);
-        }
-        if parent.head().flags.get() & flags::IMMUTABLE != 0 {
-            return Err(Error::NotPermitted);
-        }
+        check_parent(parent)?;
         if parent.head().entries.get() == u32::MAX {
             return Err(Error::NoSpace);
         }
@@ -94,7 +87,7 @@ impl Fs {
         }
     }
 
-    fn new_dinode(
+    pub(super) fn new_dinode(
         &self,
         caller: Caller,
         parent: &DinodeBlock,
@@ -176,13 +169,19 @@ impl Fs {
         if dinode.head().flags.get() & (flags::IMMUTABLE | flags::APPEND_ONLY) != 0 {
             return Err(Error::NotPermitted);
         }
-        match dinode.head().link_count.get() {
+        let is_first_name = match dinode.head().link_count.get() {
+            0 if self.unnamed().contains(&inode) => true,
             0 => return Err(Error::NotFound),
             u32::MAX => return Err(Error::TooManyLinks),
-            _ => {}
-        }
+            _ => false,
+        };
         self.io(self.make_room(&dir_glock, &mut parent, name).await)?;
-        let mut transaction = self.io(self.log.begin(8).await)?;
+        let mut groups = Vec::new();
+        if is_first_name {
+            groups = self.io(self.lock_groups_of(std::iter::once(dinode.address())).await)?;
+        }
+        let log_blocks = 8 + groups.iter().map(GroupEdit::log_blocks).sum::<u64>();
+        let mut transaction = self.io(self.log.begin(log_blocks).await)?;
         let number = dinode.head().number;
         let entry_kind = dinode.entry_kind();
         self.io(self.add_entry(&dir_glock, &mut parent, &mut transaction, name, number, entry_kind).await)?;
@@ -191,7 +190,14 @@ impl Fs {
         dinode.touch(self.wall_time(), false);
         transaction.put(&glock, dinode.address(), dinode.to_bytes());
         transaction.put(&dir_glock, parent.address(), parent.to_bytes());
+        for mut group in groups {
+            group.mark_linked(dinode.address());
+            group.finish(&mut transaction);
+        }
         transaction.end();
+        if is_first_name {
+            self.unnamed().remove(&inode);
+        }
         self.caches.announce_name(dir.number.0, name);
         let name_lifetime = lifetime(&dir_glock, dir_glock.lifetime());
         let attributes = dinode.attributes(self.block_size());
@@ -264,5 +270,19 @@ impl Fs {
         let number = glock.key().number;
         let block = self.read_block(glock, number, MetaType::Dinode).await?;
         DinodeBlock::decode(&block, number, self.block_size())
+    }
+}
+
+/// Checks that an inode can be made in `parent`.
+pub(super) fn check_parent(parent: &DinodeBlock) -> Result<()> {
+    if !parent.is_directory() {
+        return Err(Error::NotDirectory);
+    }
+    if parent.head().link_count.get() == 0 {
+        return Err(Error::NotFound);
+    }
+    match parent.head().flags.get() & flags::IMMUTABLE {
+        0 => Ok(()),
+        _ => Err(Error::NotPermitted),
     }
 }

@@ -6,5 +6,6 @@ mod create;
 pub(crate) mod reclaim;
 mod rename;
 mod unlink;
+mod unnamed;
 
 pub(crate) use block::DinodeBlock;

@@ -108,6 +108,7 @@ impl Fs {
             Err(error) => return Err(error),
         };
         let is_freed = self.io(self.free_inode(&glock, &mut dinode).await)?;
+        self.unnamed().remove(&inode);
         drop(iopen);
         drop(guard);
         if is_freed {

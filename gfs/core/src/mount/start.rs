@@ -184,6 +184,7 @@ impl Fs {
             is_read_only: true,
             chores: tokio::sync::Mutex::new(()),
             has_acls: false,
+            unnamed: Mutex::default(),
             is_withdrawn: AtomicBool::new(false),
             withdrawn_by: OnceLock::new(),
             is_unmounted: AtomicBool::new(false),
