@@ -33,15 +33,31 @@ pub struct Request {
 /// Why a command line is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub enum UsageError {
-    UnknownOption { program: &'static str, option: char },
-    MissingArgument { program: &'static str, option: char },
+    UnknownOption {
+        program: &'static str,
+        option: char,
+    },
+    MissingArgument {
+        program: &'static str,
+        option: char,
+    },
     NoDevice,
     SecondDevice,
-    NegativeJournals { found: i64 },
+    NegativeJournals {
+        found: i64,
+    },
     Uuid,
-    ExtendedOption { found: String },
-    ExtendedArgument { key: String },
-    ExtendedValue { key: String },
+    ExtendedOption {
+        found: String,
+    },
+    ExtendedArgument {
+        key: String,
+    },
+    /// `-o` with nothing behind it.
+    NoExtended,
+    ExtendedValue {
+        key: String,
+    },
     Align,
     StripeAlone,
     Refused(MkfsError),
@@ -64,6 +80,7 @@ impl fmt::Display for UsageError {
                 write!(f, "Invalid extended option (specified with -o): '{found}'")
             }
             Self::ExtendedArgument { key } => write!(f, "Missing argument to '{key}'"),
+            Self::NoExtended => write!(f, "Missing argument to '-o' option"),
             Self::ExtendedValue { key } => write!(f, "Value of '{key}' is invalid"),
             Self::Align => write!(f, "Option 'align' must be either 1 or 0"),
             Self::StripeAlone => write!(f, "Stripe unit and stripe width must be specified together"),
@@ -202,13 +219,16 @@ impl Parsed {
     }
 
     fn extended(&mut self, options: &mut Options, list: &str) -> Result<ControlFlow, UsageError> {
+        if list.is_empty() {
+            return Err(UsageError::NoExtended);
+        }
         for item in list.split(',') {
             let (key, value) = item.split_once('=').map_or((item, None), |(key, value)| (key, Some(value)));
             if key == "help" {
                 return Ok(ControlFlow::Help);
             }
             if !matches!(key, "sunit" | "swidth" | "align" | "format") {
-                return Err(UsageError::ExtendedOption { found: item.to_owned() });
+                return Err(UsageError::ExtendedOption { found: key.to_owned() });
             }
             let value =
                 value.filter(|v| !v.is_empty()).ok_or_else(|| UsageError::ExtendedArgument { key: key.to_owned() })?;

@@ -76,7 +76,7 @@ impl fmt::Display for MkfsError {
             }
             Self::LargerThanDevice { blocks, block } => write!(
                 f,
-                "Specified size is bigger than the device.\nDevice size: {:.2} GB ({blocks} blocks)",
+                "Specified size is bigger than the device.Device size: {:.2} GB ({blocks} blocks)",
                 gigabytes(*blocks, *block)
             ),
             Self::DoesNotFit => write!(f, "gfs2 will not fit on this device."),

@@ -135,10 +135,60 @@ fn refusals_have_the_established_words_and_exit_codes() {
         &["-t", "a:b", "-o", "sunit=4096"],
         &["-t", "a:b", "-o", "sunit=4096,swidth=4097"],
         &["-t", "a:b", "-z"],
+        &["-t", ""],
+        &["-t", ":"],
+        &["-p", "LOCK_DLM", "-t", "a:b"],
+        &["-p", "", "-t", "a:b"],
+        &["-p", "lock_nolock", "-t", "ab"],
+        &["-p", "lock_nolock", "-t", "a b:c"],
+        &["-t", "a:b", "-U", "bogus"],
+        &["-t", "a:b", "-U", ""],
+        &["-t", "a:b", "-U", "5eac6ad6"],
+        &["-t", "a:b", "-b", "x"],
+        &["-t", "a:b", "-b", "0"],
+        &["-t", "a:b", "-b", "4097"],
+        &["-t", "a:b", "-J", "x"],
+        &["-t", "a:b", "-J", "0"],
+        &["-t", "a:b", "-J", "-1"],
+        &["-t", "a:b", "-J", "140"],
+        &["-t", "a:b", "-J", "99999999999"],
+        &["-t", "a:b", "-j", "x"],
+        &["-t", "a:b", "-j", "128"],
+        &["-t", "a:b", "-r", "x"],
+        &["-t", "a:b", "-r", "0"],
+        &["-t", "a:b", "-r", "-1"],
+        &["-t", "a:b", "-r", "1.5"],
+        &["-t", "a:b", "-c", "x"],
+        &["-t", "a:b", "-c", "-1"],
+        &["-t", "a:b", "-o", ""],
+        &["-t", "a:b", "-o", "bogus"],
+        &["-t", "a:b", "-o", "format=1801,align=1,bogus=3"],
+        &["-t", "a:b", "-o", "format="],
+        &["-t", "a:b", "-o", "format=x"],
+        &["-t", "a:b", "-o", "align=x"],
+        &["-t", "a:b", "-o", "sunit="],
+        &["-t", "a:b", "-o", "sunit=x,swidth=4096"],
+        &["-t", "a:b", "-o", "swidth=4096"],
+        &["-t", "a:b", "-o", "sunit=1000,swidth=4000"],
     ];
-    for case in cases {
-        let mut arguments = case.to_vec();
-        arguments.push(&image);
+    let tiny = images.image("tiny", 1 << 20).display().to_string();
+    let empty = images.image("empty", 0).display().to_string();
+    // Whole command lines: what is wrong is the device, its size, or the number of operands.
+    let lines: &[&[&str]] = &[
+        &["-t", "a:b"],
+        &["-t", "a:b", &tiny],
+        &["-t", "a:b", &empty],
+        &["-t", "a:b", "/nonexistent/x"],
+        &["-t", "a:b", "/tmp"],
+        &["-t", "a:b", "/dev/null"],
+        &["-t", "a:b", &image, "10"],
+        &["-t", "a:b", &image, "0"],
+        &["-t", "a:b", &image, "abc"],
+        &["-t", "a:b", &image, "100", "200"],
+        &["-t", "a:b", &image, "999999999999"],
+    ];
+    let with_image = cases.iter().map(|case| [*case, &[&image]].concat());
+    for arguments in with_image.chain(lines.iter().map(|line| line.to_vec())) {
         let (ours, theirs) = (run(MKFS, &arguments), run("mkfs.gfs2", &arguments));
         let words = |out: &Output| (out.status.code(), String::from_utf8_lossy(&out.stderr).trim().to_owned());
         assert_eq!(words(&ours), words(&theirs), "{arguments:?}");
