@@ -93,13 +93,16 @@ fn cases(logs_max: u64, is_pairs: bool) -> Vec<Case> {
     let mut chosen = Vec::new();
     while let Some(first) = missing.first().copied() {
         let has = |case: &Case, ((a, x), (b, y)): &Pair| case.0[*a] == *x && case.0[*b] == *y;
-        let mut best: Option<(usize, Case)> = None;
+        // What a case brings for what it costs: each gigabyte of logs takes a while.
+        let worth = |count: usize, case: &Case| count as f64 / (1.0 + case.logs() as f64 / f64::from(1 << 28));
+        let mut best: Option<(f64, Case)> = None;
         for _ in 0..200 {
             let mut case = Case(std::array::from_fn(|option| below(VALUES[option].len())));
             (case.0[first.0.0], case.0[first.1.0]) = (first.0.1, first.1.1);
             let count = missing.iter().filter(|pair| has(&case, pair)).count();
-            if fits(&case) && best.is_none_or(|(most, _)| count > most) {
-                best = Some((count, case));
+            let worth = worth(count, &case);
+            if fits(&case) && best.is_none_or(|(most, _)| worth > most) {
+                best = Some((worth, case));
             }
         }
         let case = best.map_or_else(
@@ -182,7 +185,7 @@ fn every_option_value_gives_a_filesystem_that_its_owners_tools_accept() {
         let against = judged(case, &image);
         std::fs::remove_file(&image).expect("it is there");
         if is_long {
-            println!(
+            eprintln!(
                 "{}/{}: {} on {} MiB: {}",
                 index + 1,
                 cases.len(),
@@ -209,5 +212,5 @@ fn the_long_form_has_every_pair_of_values() {
         let found = cases.iter().any(|case| case.0[a] == x && case.0[b] == y);
         assert!(found || is_beyond, "{one} with {other}");
     }
-    assert!(cases.len() < 120, "{}", cases.len());
+    assert!(cases.len() < 150, "{}", cases.len());
 }

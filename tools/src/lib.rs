@@ -5,7 +5,8 @@
 //! how it is ended; `record` is what a mount says of itself), `status` (what is shown of it), `output` (text and JSON), `demo` (the cluster that
 //! `./quickstart` starts on one machine and `corral down` ends).
 //!
-//! Nothing here knows a block, a lock or a FUSE request: those live in the programs it starts.
+//! `fs` and `faces` show what `gfs/check` reads of a disk. Nothing here knows a lock or a FUSE request: those live in the
+//! programs it starts.
 
 pub mod cli;
 pub mod clock;
