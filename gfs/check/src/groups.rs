@@ -104,6 +104,12 @@ impl Groups {
         Claim::Yours
     }
 
+    /// Whether some group has this block, as data or as its own.
+    pub(crate) fn contains(&self, block: u64) -> bool {
+        let after = self.groups.partition_point(|group| group.address <= block);
+        after.checked_sub(1).and_then(|index| self.groups.get(index)).is_some_and(|group| block < group.end())
+    }
+
     /// The group whose header or bitmap `block` is.
     pub(crate) fn group_of_header(&self, block: u64) -> Option<u64> {
         let after = self.groups.partition_point(|group| group.address <= block);

@@ -169,6 +169,11 @@ impl Walk<'_> {
             counted: 0,
             parent: 0,
         });
+        let goal = inode.dinode.goal_meta.get();
+        // The kernel looks for space in the group of this block, and gives up without one.
+        if goal != 0 && !inode.flag(flags::SYSTEM) && !self.groups.contains(goal) {
+            self.report.note(Kind::Dinode, address, "a goal for allocation in a resource group", goal);
+        }
         let mut blocks = 1;
         if self.has_sane_shape(&inode) {
             if inode.is_directory() {
