@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dlm_api::LockError;
@@ -45,6 +46,9 @@ pub struct Glock {
     /// Serialises write-back of `data`.
     pub(crate) writeback: tokio::sync::Mutex<()>,
 }
+
+/// A request that comes so soon after a glock went is one of many.
+const STREAM_PAUSE_MAX: Duration = Duration::from_millis(2);
 
 impl Glock {
     pub(super) fn new(key: GlockKey, table: Weak<GlockTable>) -> Glock {
@@ -108,6 +112,9 @@ impl Glock {
                 }
             } else if !queue.gate.may_cache() {
                 is_parked = matches!(class, RequestClass::Ordinary);
+            }
+            if let (Some(lowered), Some(table)) = (queue.lowered_at, self.table.upgrade()) {
+                queue.is_streaming = table.host.now() < lowered + STREAM_PAUSE_MAX;
             }
             let (granted, receiver) = oneshot::channel();
             queue.waiters.push_back(Waiter { state, class, is_try: is_try == IsTry::Yes, is_parked, granted });

@@ -58,6 +58,10 @@ pub(super) struct Queue {
     pub(super) request: u64,
     /// When it was last raised to exclusive.
     pub(super) raised_at: Option<Instant>,
+    /// When it was last about to be lowered.
+    pub(super) lowered_at: Option<Instant>,
+    /// Somebody here wanted it again right after it was lowered.
+    pub(super) is_streaming: bool,
     /// How often it was held here, to see whether it is in use.
     pub(super) holds: u64,
 }
@@ -99,6 +103,8 @@ impl Queue {
             lifetime: 0,
             request: 0,
             raised_at: None,
+            lowered_at: None,
+            is_streaming: false,
             holds: 0,
         }
     }

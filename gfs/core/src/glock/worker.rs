@@ -88,13 +88,22 @@ impl Glock {
     }
 
     /// Keeps a glock that was raised just now for as long as it is in use without a pause, but not for long: giving it
-    /// up costs several flushes, which many changes may share. Gives the state to lower it to.
+    /// up costs several flushes, which many changes may share. Only where it was wanted again at once after it had
+    /// gone the last time: nodes that take turns are not kept waiting. Gives the state to lower it to.
     async fn linger(&self, table: &Arc<GlockTable>, target: State) -> State {
+        let target = self.linger_if_streaming(table, target).await;
+        self.queue().lowered_at = Some(table.host.now());
+        target
+    }
+
+    async fn linger_if_streaming(&self, table: &Arc<GlockTable>, target: State) -> State {
         let (mut holds, end) = {
             let queue = self.queue();
             // Whoever waits here for the demotion waits for nothing else.
-            let may_linger =
-                queue.held == State::Exclusive && queue.demote_waiters.is_empty() && queue.gate.may_cache();
+            let may_linger = queue.is_streaming
+                && queue.held == State::Exclusive
+                && queue.demote_waiters.is_empty()
+                && queue.gate.may_cache();
             match queue.raised_at {
                 Some(raised) if may_linger => (queue.holds, raised + LINGER_MAX),
                 _ => return target,
