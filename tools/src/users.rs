@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::device::{self, Access};
 use crate::mounts;
+use crate::record::Record;
 
 /// One user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +37,9 @@ pub fn of(name: &str) -> Vec<User> {
     let mut users = Vec::new();
     for mount in mounts::all().unwrap_or_default() {
         if is_same(&mount.source, name) {
-            let pid = mount.server().map(|server| server.pid);
-            users.push(User { pid, dir: Some(mount.dir.clone()), journal: None });
+            let server = mount.server();
+            let journal = Record::of(mount.connection, server.as_ref()).and_then(|record| record.journal);
+            users.push(User { pid: server.map(|server| server.pid), dir: Some(mount.dir.clone()), journal });
         }
     }
     users.extend(kernel_mounts(name));
