@@ -1,6 +1,6 @@
 //! Who is shut out: initiators by name or by address, until they are let in again, across restarts.
 //!
-//! A change is on the disk before it counts, and before anybody is told of it (DESIGN: a fence answers after its state
+//! A change is on the disk before it counts, and before anybody is told of it (a fence answers after its state
 //! is durable). The file has its own format version and is replaced as a whole. Called by `server` at every login and
 //! by the admin commands.
 

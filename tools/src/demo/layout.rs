@@ -65,6 +65,11 @@ impl Place {
         }
     }
 
+    /// The name that its iSCSI initiators log in by.
+    pub fn initiator_name(&self) -> String {
+        format!("iqn.2026-11.org.corral:{}", self.name())
+    }
+
     pub fn mnt(&self) -> PathBuf {
         self.folder.join("mnt")
     }

@@ -13,6 +13,9 @@ use std::sync::Mutex;
 use super::layout::{Layout, Place};
 use super::network;
 
+/// By what name a program of this machine's nodes logs in: each node has its own, so that it can be shut out alone.
+const INITIATOR_NAME: &str = "CORRAL_INITIATOR_NAME";
+
 /// The program that exports the disk.
 pub const TARGET_PROGRAM: &str = "corral-target";
 
@@ -56,6 +59,7 @@ impl Session {
             let log_too = log.try_clone().map_err(|e| format!("{}: {e}", output.display()))?;
             let mut command = Command::new(program);
             command.arg0(&name).args(arguments).stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
+            command.env(INITIATOR_NAME, place.initiator_name());
             let child = network::inside(&place.namespace, || command.spawn())?.map_err(|e| format!("{name}: {e}"))?;
             let pid = i32::try_from(child.id()).map_err(|_| format!("{name}: impossible process number"))?;
             place.record_pid(pid).map_err(|e| format!("{}: {e}", place.pids().display()))?;
@@ -67,7 +71,7 @@ impl Session {
     pub fn run(&self, place: &Place, program: &Path, arguments: &[String]) -> Result<(), String> {
         let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let mut command = Command::new(program);
-        command.arg0(&name).args(arguments).stdin(Stdio::null());
+        command.arg0(&name).args(arguments).stdin(Stdio::null()).env(INITIATOR_NAME, place.initiator_name());
         let output = network::inside(&place.namespace, || command.output())?.map_err(|e| format!("{name}: {e}"))?;
         let said = [output.stdout, output.stderr].concat();
         let _ = fs::write(place.log().join(format!("{name}.out")), &said);

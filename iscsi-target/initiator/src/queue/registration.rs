@@ -1,4 +1,4 @@
-//! Our own registration key, as far as this process knows it (DESIGN rule 4): before a write is sent again on a new
+//! Our own registration key, as far as this process knows it: before a write is sent again on a new
 //! connection, the key has to be there still. A missing one means that this node was fenced.
 //!
 //! Nothing in here registers anything: only the caller does, and after a fence it does not.
