@@ -50,7 +50,10 @@ fn logs(image: &Path) -> BTreeSet<u64> {
     let number = |value: &Value| value.as_u64().expect("a number");
     let journals = list["journals"].as_array().expect("journals");
     // Made by mkfs, so they lie in one piece but for their indirect blocks.
-    journals.iter().flat_map(|j| number(&j["first_block"])..number(&j["first_block"]) + number(&j["blocks"]) + 16).collect()
+    journals
+        .iter()
+        .flat_map(|j| number(&j["first_block"])..number(&j["first_block"]) + number(&j["blocks"]) + 16)
+        .collect()
 }
 
 #[test]
