@@ -66,6 +66,7 @@ fn seeds_that_found_bugs_stay_good() {
         20836,  // An unlink waited for a local opener of its victim, which waited for the unlink's lock.
         23827,  // A close looked at the inode before its own iopen lock was really given up.
         339354, // A page fill queued behind a truncate was not served by the drain that waited for its page.
+        504370, // An open by an old generation kept the block's next inode from being freed, and left it so.
         212355, // A rename locked a file before a directory, an unlink the other way round.
     ] {
         sweep(World::Fs, seed..seed + 1);

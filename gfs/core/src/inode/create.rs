@@ -224,8 +224,8 @@ impl Fs {
             drop(iopen);
             if error == Error::Stale {
                 iopen_glock.settle().await?;
-                // Whoever tried to free it meanwhile found it open, by us.
-                self.free_if_unlinked(inode).await?;
+                // Whoever tried to free what has the block now found it open, by us.
+                self.free_unlinked_at(inode.number, None).await?;
             }
             return Err(error);
         }

@@ -94,11 +94,16 @@ impl Fs {
     /// Frees an inode if it has no name and nobody has it open, here or elsewhere. Whoever closes
     /// it last frees it.
     pub(crate) async fn free_if_unlinked(&self, inode: InodeRef) -> Result<()> {
-        let glock = self.inode_glock(inode.number.0);
-        let iopen_glock = self.glocks.get(GlockKey::iopen(inode.number.0));
+        self.free_unlinked_at(inode.number, Some(inode.generation)).await
+    }
+
+    /// The same for whichever inode has the block now, or for the one of this generation only.
+    pub(crate) async fn free_unlinked_at(&self, number: InodeNumber, generation: Option<u64>) -> Result<()> {
+        let glock = self.inode_glock(number.0);
+        let iopen_glock = self.glocks.get(GlockKey::iopen(number.0));
         let guard = glock.exclusive(RequestClass::Ordinary).await?;
         let Ok(mut dinode) = self.read_dinode_block(&glock).await else { return Ok(()) };
-        let is_ours = dinode.head().number.formal.get() == inode.generation;
+        let is_ours = generation.is_none_or(|generation| dinode.head().number.formal.get() == generation);
         if !is_ours || dinode.head().link_count.get() > 0 || glock.opens() > 0 {
             return Ok(());
         }
@@ -108,7 +113,8 @@ impl Fs {
             Err(error) => return Err(error),
         };
         let is_freed = self.io(self.free_inode(&glock, &mut dinode).await)?;
-        self.unnamed().remove(&inode);
+        let generation = dinode.head().number.formal.get();
+        self.unnamed().remove(&InodeRef { number, generation });
         drop(iopen);
         drop(guard);
         if is_freed {
