@@ -206,8 +206,16 @@ fn targets_conf(folder: &Path, setup: &Setup) -> String {
 }
 
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback works");
-    listener.local_addr().expect("it is bound").port()
+    // Below those that the kernel gives to connections, and never the same twice in a process: tests run side by side.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() % 10_000 * 61;
+    loop {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let port = u16::try_from(port).expect("invariant: below 30000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn program(kind: Kind) -> Option<PathBuf> {
